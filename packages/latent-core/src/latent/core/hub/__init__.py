@@ -1,0 +1,1 @@
+"""Saving and loading models in the Hub's file format."""

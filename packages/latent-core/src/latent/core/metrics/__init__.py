@@ -1,0 +1,1 @@
+"""Metrics that more than one family uses: probes, ranks, similarities, identifiability and statistics over runs."""

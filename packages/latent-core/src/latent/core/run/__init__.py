@@ -1,0 +1,1 @@
+"""Running experiments: the training loop, checkpoints, workers, progress and tracking."""

@@ -1,0 +1,1 @@
+"""What tests of `latent` and of its plugins share."""
