@@ -1,0 +1,1 @@
+"""Experiments: the data, baselines, controls, protocol and claims of each method."""
