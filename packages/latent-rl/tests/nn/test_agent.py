@@ -177,7 +177,7 @@ def test_wrong_tasks_actions_and_rewards_are_refused(random):
             agent.act(obs, task)
     with pytest.raises(ShapeError, match="action"):
         agent.values(obs, torch.zeros(3), torch.zeros(5))
-    with pytest.raises(ShapeError, match="rewards"):
+    with pytest.raises(ShapeError, match="reward"):
         agent.infer_task(obs, torch.zeros(4))
     with pytest.raises(ShapeError, match="reward"):
         agent.infer_task(obs, torch.zeros(3, 1))
