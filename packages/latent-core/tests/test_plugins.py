@@ -102,6 +102,17 @@ def test_doctor_sees_broken_hooks(distribution, latent):
     assert "BAD  plugin returns-number:returns-number" in done.stdout
 
 
+def test_a_check_that_exits_is_charged_to_its_plugin(distribution, latent):
+    text = "import sys\nfrom latent.core.plugins import DoctorCheck, hookimpl\n"
+    text += "@hookimpl\ndef latent_doctor_checks():\n    yield DoctorCheck(name='quits', check=lambda: sys.exit(5))\n"
+    add(distribution, "quitter", text)
+    done = latent("doctor", check=False)
+    assert done.returncode == 1
+    assert "BAD  quits: the check itself failed: SystemExit: 5" in done.stdout
+    assert "Tell the authors of quitter." in done.stdout
+    assert "ok   plugin toy-plugin:toy" in done.stdout
+
+
 def test_one_name_in_two_generations_keeps_both_records(distribution, manager_of):
     modules = {"acme_old": SPEC + METHOD.format(name="acme/a", summary="A."), "a_new": "raise AssertionError"}
     both = "[latent.plugins.v1]\nacme = acme_old\n[latent.plugins.v2]\nacme = a_new\n"

@@ -5,6 +5,7 @@ import json
 import click
 
 from latent.core.errors import LatentError
+from latent.core.plugins.manager import ANYTHING
 from latent.core.plugins.specs import Health
 from latent.core.registry import registry
 
@@ -22,7 +23,7 @@ def doctor(as_json: bool) -> None:
             continue
         try:
             health = entry.spec.check()
-        except Exception as error:
+        except ANYTHING as error:
             health = Health(
                 False,
                 f"the check itself failed: {type(error).__name__}: {error}",

@@ -22,13 +22,13 @@ import pluggy
 from latent.core.errors import PluginError
 from latent.core.plugins.hooks import EVENTS, OFFERS, LatentHooks
 
-__all__ = ["GENERATION", "PluginManager", "PluginRecord", "manager"]
+__all__ = ["ANYTHING", "GENERATION", "PluginManager", "PluginRecord", "manager"]
 
 GENERATION = 1
 _GROUP = "latent.plugins.v"
 _FIRST_PARTY = ("latent-core", "latent-rl", "latent-reason", "latent-gen", "latent-causal", "latent-steer")
 # What a plugin may do to us while we import or call it; only an interrupt from the keyboard passes through.
-_ANYTHING = (Exception, SystemExit, GeneratorExit)
+ANYTHING = (Exception, SystemExit, GeneratorExit)
 
 log = logging.getLogger("latent.plugins")
 
@@ -109,7 +109,7 @@ class PluginManager:
         for record, function in self._implementations(hook):
             try:
                 specs = _collect(hook, function(), spec_class)
-            except _ANYTHING as error:
+            except ANYTHING as error:
                 self._broken(record, f"its hook {hook} failed", error)
             else:
                 record.offers[kind] = len(specs)
@@ -129,7 +129,7 @@ class PluginManager:
         for record, function in self._implementations(event):
             try:
                 function(**{name: arguments[name] for name in _parameters(function) if name in arguments})
-            except _ANYTHING as error:
+            except ANYTHING as error:
                 self._broken(record, f"its hook {event} failed", error)
 
     def _load(self, record: PluginRecord) -> None:
@@ -137,7 +137,7 @@ class PluginManager:
             plugin = importlib.import_module(record.value)
             self._pluggy.register(plugin, name=record.name)
             self._pluggy.check_pending()
-        except _ANYTHING as error:
+        except ANYTHING as error:
             if self._pluggy.has_plugin(record.name):
                 self._pluggy.unregister(name=record.name)
             self._broken(record, f"{record.value} cannot be loaded", error)
