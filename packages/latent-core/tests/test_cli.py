@@ -14,7 +14,20 @@ def test_wrong_words_are_answered_with_a_hint_and_write_nothing(latent, tmp_path
     for arguments, said in [
         (["lsit"], "Did you mean 'list'?"),
         (["info", "toy/regresion"], "Did you mean 'toy/regression'?"),
+        (["info", "toy"], "See: latent list"),
+        (["info"], "Missing argument 'ID'"),
         (["list", "--family", "tyo"], "Did you mean 'toy'?"),
+        (["list", "--jsno"], "Did you mean '--json'?"),
+        (["list", "toy/regression"], "unexpected extra argument (toy/regression)"),
+        (["plugins", "--jsno"], "Did you mean '--json'?"),
+        (["plugins", "toy-plugin"], "unexpected extra argument (toy-plugin)"),
+        (["plugins", "--json=yes"], "does not take a value"),
+        (["doctor", "--jsno"], "Did you mean '--json'?"),
+        (["doctor", "toy/regression"], "unexpected extra argument (toy/regression)"),
+        (["doctor", "--device", "cuda"], "No such option '--device'"),
+        (["reproduce", "toy/regresion"], "Did you mean 'toy/regression'?"),
+        (["reproduce", "toy/regression", "--preset", "cup"], "Did you mean 'cpu'?"),
+        (["reproduce", "--seeds", "0,x"], "is not a number or a list of numbers such as 0,1,2"),
         (["run", "toy/regression", "--preset", "cup"], "Did you mean 'cpu'?"),
         (["run", "toy/regression", "stesp=3"], "Did you mean 'steps'?"),
         (["run", "toy/regression", "--device", "cuda:9"], "Use --device cpu."),
@@ -28,10 +41,36 @@ def test_wrong_words_are_answered_with_a_hint_and_write_nothing(latent, tmp_path
         (["run"], "latent list"),
         (["run", "--resume", "nowhere"], "There is no run folder nowhere"),
         (["report", "nowhere"], "nowhere"),
+        (["report"], "Missing argument"),
+        (["report", "--open", "nowhere"], "No such option"),
+        (["compare"], "Missing argument"),
+        (["compare", "nowhere"], "Give two or more run folders"),
+        (["compare", "nowhere", "nowhere-either"], "nowhere"),
     ]:
         done = latent(*arguments, check=False)
         assert done.returncode == 2, (arguments, done.stdout, done.stderr)
         assert said in done.stderr, (arguments, done.stderr)
+        assert "Traceback" not in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_refused_at_once(latent, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    for arguments, said in [
+        (["run", "toy/regression", "--out", "file/run"], "Cannot write in file/run: Not a directory."),
+        (
+            ["reproduce", "toy/regression", "--ledger", "ledger", "--out", "file/runs"],
+            "Cannot write in file/runs/toy-regression-cpu",
+        ),
+        (
+            ["reproduce", "toy/regression", "--ledger", "file/docs"],
+            "No ledger can be written in file/docs: Not a directory.",
+        ),
+    ]:
+        done = latent(*arguments, check=False)
+        assert done.returncode in (1, 2), (arguments, done.stdout, done.stderr)
+        assert said in done.stderr, (arguments, done.stderr)
+        assert "Choose another" in done.stderr
         assert "Traceback" not in done.stderr
     assert not (tmp_path / "runs").exists()
 

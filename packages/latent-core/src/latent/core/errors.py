@@ -5,6 +5,7 @@ next thing to do; the command line prints both and ends with `exit_code`.
 """
 
 import difflib
+import errno
 from collections.abc import Iterable
 from typing import ClassVar
 
@@ -25,6 +26,7 @@ __all__ = [
     "UnknownKey",
     "UnknownName",
     "did_you_mean",
+    "explain_os_error",
 ]
 
 
@@ -139,3 +141,16 @@ class Interrupted(LatentError):
     """The run was asked to stop (Ctrl-C or SIGTERM) and has written a checkpoint."""
 
     exit_code = 130
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def explain_os_error(error: OSError) -> LatentError:
+    """Return what the system refused as an error for the command line: which file, why and what to do."""
+    place = f" {error.filename}" if error.filename else ""
+    if error.errno in _FULL:
+        hint = "Free some space. A run keeps its last whole checkpoint: continue it with --resume."
+    else:
+        hint = "Mend it, or choose another folder with --out."
+    return LatentError(f"Cannot use{place or ' a file'}: {error.strerror or error}.", hint=hint)

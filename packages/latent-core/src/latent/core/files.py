@@ -9,7 +9,7 @@ from typing import Any
 
 from latent.core.errors import RunFolderError
 
-__all__ = ["locked", "read_json", "sync", "write", "write_json"]
+__all__ = ["locked", "naming", "read_json", "sync", "write", "write_json"]
 
 
 def write(path: Path, content: str | bytes) -> None:
@@ -17,7 +17,7 @@ def write(path: Path, content: str | bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") as file:
+        with naming(path), temporary.open("wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
@@ -25,6 +25,16 @@ def write(path: Path, content: str | bytes) -> None:
     finally:
         temporary.unlink(missing_ok=True)
     sync(path.parent)
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Let an error of the system say which file it is about: those of a full disk do not."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -63,15 +73,23 @@ def locked(folder: Path, *, wait_seconds: float = 0.0) -> Iterator[None]:
     """Hold `folder` alone; the system drops the lock when the process ends, however it ends.
 
     Raises:
-        RunFolderError: Another process holds it for longer than `wait_seconds`.
+        RunFolderError: Another process holds it for longer than `wait_seconds`, or nothing can be written there.
     """
     from filelock import FileLock, Timeout
 
-    folder.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(folder / ".lock", timeout=wait_seconds):
-            yield
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock", timeout=wait_seconds)
+        lock.acquire()
     except Timeout:
         raise RunFolderError(
             f"Another process is working in {folder}.", hint="Wait for it, stop it, or choose another --out."
         ) from None
+    except OSError as error:
+        raise RunFolderError(
+            f"Cannot write in {folder}: {error.strerror or error}.", hint="Choose another folder with --out."
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()

@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from latent.core.errors import LatentError, did_you_mean
+from latent.core.errors import LatentError, did_you_mean, explain_os_error
 
 __all__ = ["LatentGroup", "latent", "main"]
 
@@ -108,10 +108,13 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # `latent list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:  # a full disk, a folder that is read-only: the system's to say, not a defect here
+        told = explain_os_error(error)
+        return _fail(error, told.message, told.hint, told.exit_code)
     return 0
 
 
-def _fail(error: LatentError, message: str, hint: str, code: int) -> int:
+def _fail(error: Exception, message: str, hint: str, code: int) -> int:
     if os.environ.get("LATENT_DEBUG") == "1":
         traceback.print_exception(error)
     click.echo(f"Error: {message}", err=True)

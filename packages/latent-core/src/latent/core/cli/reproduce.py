@@ -46,8 +46,10 @@ def reproduce(
     chosen = methods or tuple(name for name in plugins.names("method") if plugins.spec(name).experiment)
     if not chosen:
         raise UnknownName.of("method", "(any)", plugins.names("method"))
+    # Whatever could go wrong at the end is tried before hours are spent: the names, the ledger and its folder.
     for method in chosen:
-        plugins.spec(method)  # all names are checked before hours are spent on the first
+        plugins.spec(method)
+    book.prepare(ledger)
     failed = []
     for method in chosen:
         folder = out / f"{method.replace('/', '-')}-{preset}"

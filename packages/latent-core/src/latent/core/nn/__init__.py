@@ -1,5 +1,6 @@
-"""Building blocks that more than one family uses: multilayer perceptrons, ensembles, moving averages, projections."""
+"""Building blocks of more than one family: perceptrons, ensembles, an optimiser, moving averages, projections."""
 
+from latent.core.nn.adam import FusedAdam as FusedAdam
 from latent.core.nn.ema import EMA as EMA
 from latent.core.nn.ema import target_copy as target_copy
 from latent.core.nn.ensemble import EnsembleLayerNorm as EnsembleLayerNorm

@@ -5,17 +5,18 @@ method leaves the rows of the others as they are.
 """
 
 import json
+import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from latent.core.errors import FormatError
+from latent.core.errors import FormatError, LatentError
 from latent.core.files import write
 from latent.core.report._text import interval, markdown_table, number, plain, rebuild
 from latent.core.report.claims import ControlResult, Verdict
 from latent.core.report.report import Report
 
-__all__ = ["Row", "read", "record", "render", "rows_of"]
+__all__ = ["Row", "prepare", "read", "record", "render", "rows_of"]
 
 _FORMAT = 1
 _COLUMNS = (
@@ -73,6 +74,24 @@ def read(folder: Path) -> tuple[Row, ...]:
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
         raise FormatError(f"{path} is not a ledger of format {_FORMAT}.", hint="Upgrade latent-core.")
     return tuple(rebuild(Row, row, verdict=Verdict.from_dict(row.get("verdict", {}))) for row in content["rows"])
+
+
+def prepare(folder: Path) -> None:
+    """Make sure that a ledger can be written in `folder`, making it if need be.
+
+    Raises:
+        FormatError: If the ledger that is there cannot be read.
+        LatentError: If nothing can be written there.
+    """
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise LatentError(
+            f"No ledger can be written in {folder}: {error.strerror or error}.", hint="Choose another --ledger."
+        ) from None
+    read(folder)
 
 
 def record(folder: Path, *reports: Report) -> None:

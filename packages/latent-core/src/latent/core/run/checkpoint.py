@@ -49,30 +49,47 @@ class Checkpoint:
 
 
 def save_checkpoint(folder: Path, *, step: int, state: dict[str, Any], rows: list[dict[str, Any]]) -> Path:
-    """Write the checkpoint of `step` below `folder` and remove all but the newest two."""
+    """Write the checkpoint of `step` below `folder` and remove all but the newest two.
+
+    Raises:
+        CheckpointError: It could not be written, as on a full disk; the checkpoints before it are as they were.
+    """
     final = folder / f"step-{step:09d}"
     temporary = folder / f".step-{step:09d}.{os.getpid()}.tmp"
-    for leftover in folder.glob(".step-*.tmp"):  # of a process that was killed while it wrote
-        shutil.rmtree(leftover)
-    temporary.mkdir(parents=True)
     tensors: dict[str, Tensor] = {}
     structure = _flatten(state, "state", tensors)
-    save_file(tensors, temporary / "state.safetensors")
-    (temporary / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    digests = {name: _digest(temporary / name) for name in ("state.safetensors", "metrics.jsonl")}
-    manifest = {"format": FORMAT, "step": step, "sha256": digests, "state": structure}
-    (temporary / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
-    for name in (*digests, "manifest.json"):
-        with (temporary / name).open("rb") as file:
-            os.fsync(file.fileno())
-    sync(temporary)
-    if final.exists():
-        shutil.rmtree(final)
-    temporary.rename(final)
-    sync(folder)
+    try:
+        for leftover in folder.glob(".step-*.tmp"):  # of a process that was killed while it wrote
+            shutil.rmtree(leftover)
+        temporary.mkdir(parents=True)
+        _write(temporary, step, structure, tensors, rows)
+        if final.exists():
+            shutil.rmtree(final)
+        temporary.rename(final)
+        sync(folder)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        whole = _folders(folder)
+        raise CheckpointError(
+            f"The checkpoint of step {step} could not be written: {error}.",
+            hint=f"Free some space and continue with --resume: {whole[0] if whole else 'the data'} is whole.",
+        ) from None
     for old in _folders(folder)[KEPT:]:
         shutil.rmtree(old)
     return final
+
+
+def _write(folder: Path, step: int, structure: Any, tensors: dict[str, Tensor], rows: list[dict[str, Any]]) -> None:
+    """Write the files of a checkpoint, durably."""
+    save_file(tensors, folder / "state.safetensors")
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    digests = {name: _digest(folder / name) for name in ("state.safetensors", "metrics.jsonl")}
+    manifest = {"format": FORMAT, "step": step, "sha256": digests, "state": structure}
+    (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    for name in (*digests, "manifest.json"):
+        with (folder / name).open("rb") as file:
+            os.fsync(file.fileno())
+    sync(folder)
 
 
 def latest_checkpoint(folder: Path) -> Checkpoint | None:

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from latent.core.files import naming
+
 __all__ = ["JsonLinesTracker", "TensorBoardTracker", "Tracker", "read_metrics"]
 
 
@@ -32,12 +34,14 @@ class JsonLinesTracker(Tracker):
     """
 
     def __init__(self, folder: Path) -> None:
-        self._file = (folder / "metrics.jsonl").open("w", encoding="utf-8")
+        self._path = folder / "metrics.jsonl"
+        self._file = self._path.open("w", encoding="utf-8")
 
     def log(self, fit: str, step: int, values: Mapping[str, float]) -> None:
         """Append one line."""
-        self._file.write(json.dumps({"fit": fit, "step": step, **values}) + "\n")
-        self._file.flush()
+        with naming(self._path):
+            self._file.write(json.dumps({"fit": fit, "step": step, **values}) + "\n")
+            self._file.flush()
 
     def close(self) -> None:
         """Close the file."""

@@ -16,7 +16,7 @@ from typing import Any
 from safetensors.torch import save_file
 
 from latent.core.config import from_mapping
-from latent.core.errors import LatentError
+from latent.core.errors import LatentError, explain_os_error
 from latent.core.files import locked, read_json, write_json
 from latent.core.registry import registry
 from latent.core.run.context import ArmContext, choose_device, choose_dtype
@@ -70,7 +70,8 @@ def main() -> int:
     logging.getLogger("latent").addHandler(_Warnings(progress))
     try:
         run(Path(sys.argv[1]), progress)
-    except LatentError as error:
+    except (LatentError, OSError) as raised:
+        error = explain_os_error(raised) if isinstance(raised, OSError) else raised
         answer = {"kind": type(error).__name__, "message": error.message, "hint": error.hint, "code": error.exit_code}
         sys.stdout.write(json.dumps({"error": answer}) + "\n")
         sys.stdout.flush()

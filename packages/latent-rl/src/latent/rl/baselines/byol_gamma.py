@@ -18,7 +18,7 @@ from torch import nn
 from latent.core.config import setting
 from latent.core.errors import ConfigError
 from latent.rl.nn.agent import ZeroShotAgent, ZeroShotConfig
-from latent.rl.nn.learner import Representation, Transitions, ZeroShotLearner, ZeroShotTraining
+from latent.rl.nn.learner import Representation, Transitions, ZeroShotLearner, ZeroShotTraining, heads_and_successor
 from latent.rl.nn.objective import Noise, orthonormality, sample_tasks, second_moment, td_latent_loss, td_target
 from latent.rl.nn.predictor import TwoStream
 
@@ -129,12 +129,7 @@ class ByolGammaLearner(ZeroShotLearner):
 
     def followed(self) -> dict[str, tuple[nn.Module, float]]:
         """Return the encoders' heads and F."""
-        model, training = self.model, self.training
-        return {
-            "state_head": (model.state_encoder.head, training.tau_encoder),
-            "task_head": (model.task_side.head, training.tau_encoder),
-            "successor": (model.successor, training.tau_predictor),
-        }
+        return heads_and_successor(self.model, self.training)
 
     def rates(self) -> list[tuple[nn.Module, float]]:
         """Return phi, psi, P and F with their learning rates."""

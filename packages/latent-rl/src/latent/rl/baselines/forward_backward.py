@@ -18,7 +18,7 @@ from torch import nn
 from latent.core.config import setting
 from latent.core.typing import Float, Tensor
 from latent.rl.nn.agent import ZeroShotAgent, ZeroShotConfig
-from latent.rl.nn.learner import Representation, Transitions, ZeroShotLearner, ZeroShotTraining
+from latent.rl.nn.learner import Representation, Transitions, ZeroShotLearner, ZeroShotTraining, heads_and_successor
 from latent.rl.nn.objective import Noise, full_precision, orthonormality, pessimistic, sample_tasks, second_moment
 
 __all__ = ["ForwardBackward", "ForwardBackwardConfig", "ForwardBackwardLearner", "ForwardBackwardTraining"]
@@ -129,12 +129,7 @@ class ForwardBackwardLearner(ZeroShotLearner):
 
     def followed(self) -> dict[str, tuple[nn.Module, float]]:
         """Return the encoders' heads and F."""
-        model, training = self.model, self.training
-        return {
-            "state_head": (model.state_encoder.head, training.tau_encoder),
-            "task_head": (model.task_side.head, training.tau_encoder),
-            "successor": (model.successor, training.tau_predictor),
-        }
+        return heads_and_successor(self.model, self.training)
 
     def rates(self) -> list[tuple[nn.Module, float]]:
         """Return phi, B and F with their learning rates."""

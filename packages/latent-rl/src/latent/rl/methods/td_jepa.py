@@ -23,7 +23,7 @@ from torch import nn
 
 from latent.core.config import setting
 from latent.rl.nn.agent import ZeroShotAgent, ZeroShotConfig
-from latent.rl.nn.learner import Representation, Transitions, ZeroShotLearner, ZeroShotTraining
+from latent.rl.nn.learner import Representation, Transitions, ZeroShotLearner, ZeroShotTraining, heads_and_successor
 from latent.rl.nn.objective import Noise, orthonormality, sample_tasks, second_moment, td_latent_loss, td_target
 
 __all__ = ["TDJEPA", "TDJEPAConfig", "TDJEPALearner", "TDJEPATraining"]
@@ -160,14 +160,9 @@ class TDJEPALearner(ZeroShotLearner):
 
     def followed(self) -> dict[str, tuple[nn.Module, float]]:
         """Return the encoders' heads and the predictors."""
-        model, training = self.model, self.training
-        followed: dict[str, tuple[nn.Module, float]] = {
-            "state_head": (model.state_encoder.head, training.tau_encoder),
-            "successor": (model.successor, training.tau_predictor),
-        }
-        if model.task_encoder is not None and model.state_successor is not None:
-            followed["task_head"] = (model.task_encoder.head, training.tau_encoder)
-            followed["state_successor"] = (model.state_successor, training.tau_predictor)
+        followed = heads_and_successor(self.model, self.training)
+        if self.model.state_successor is not None:
+            followed["state_successor"] = (self.model.state_successor, self.training.tau_predictor)
         return followed
 
     def rates(self) -> list[tuple[nn.Module, float]]:

@@ -17,7 +17,7 @@ from torch.nn import functional
 from latent.core.config import setting
 from latent.core.contract import Batch, Learner
 from latent.core.errors import ConfigError
-from latent.core.nn import EMA, target_copy
+from latent.core.nn import EMA, FusedAdam, target_copy
 from latent.core.run.seed import generator
 from latent.core.typing import Float, Tensor
 from latent.rl.nn.actors import FlowActor
@@ -25,7 +25,7 @@ from latent.rl.nn.agent import ZeroShotAgent
 from latent.rl.nn.objective import Noise, draw_noise, pessimistic
 from latent.rl.nn.pixels import random_shift
 
-__all__ = ["Representation", "Transitions", "ZeroShotLearner", "ZeroShotTraining", "actor_loss"]
+__all__ = ["Representation", "Transitions", "ZeroShotLearner", "ZeroShotTraining", "actor_loss", "heads_and_successor"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -285,12 +285,23 @@ class ZeroShotLearner(Learner):
         self._actor_optimiser.load_state_dict(state["actor_optimiser"])
 
 
-def _adam(rates: Iterable[tuple[nn.Module, float]]) -> torch.optim.Adam:
+def heads_and_successor(model: ZeroShotAgent, training: ZeroShotTraining) -> dict[str, tuple[nn.Module, float]]:
+    """Return what most learners let targets follow: `state_head`, `successor` and, if psi is its own, `task_head`."""
+    followed: dict[str, tuple[nn.Module, float]] = {
+        "state_head": (model.state_encoder.head, training.tau_encoder),
+        "successor": (model.successor, training.tau_predictor),
+    }
+    if model.task_encoder is not None:
+        followed["task_head"] = (model.task_encoder.head, training.tau_encoder)
+    return followed
+
+
+def _adam(rates: Iterable[tuple[nn.Module, float]]) -> FusedAdam:
     """Return one Adam for networks with their learning rates, those of equal rate in one group."""
     groups: dict[float, list[nn.Parameter]] = {}
     for module, rate in rates:
         groups.setdefault(rate, []).extend(module.parameters())
-    return torch.optim.Adam([{"params": parameters, "lr": rate} for rate, parameters in groups.items()], fused=True)
+    return FusedAdam([{"params": parameters, "lr": rate} for rate, parameters in groups.items()])
 
 
 def _descend(optimiser: torch.optim.Optimizer, loss: Tensor) -> None:
