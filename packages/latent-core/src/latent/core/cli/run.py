@@ -46,9 +46,15 @@ def run(
     """Run the experiment of the method ID and write a report.
 
     KEY=VALUE changes a setting (see: latent info ID); it wins over --config, which wins over the preset.
+
+    Started by torchrun (torchrun --nproc-per-node 2 -m latent.core run ID), its processes train together.
     """
+    from latent.core.run.distributed import follow, launched_rank
     from latent.core.run.runner import RunOptions, resume, start
 
+    if launched_rank() > 0:
+        follow()
+        return
     if resumed is not None:
         if method is not None or _given(context) != ["resumed"]:
             raise ConfigError(

@@ -15,6 +15,7 @@ from typing import Any
 
 from latent.core.errors import Interrupted, LatentError, RunFolderError
 from latent.core.files import read_json, write_json
+from latent.core.run.distributed import Followers
 from latent.core.run.progress import Progress
 from latent.core.run.stop import StopRequest
 
@@ -48,9 +49,10 @@ class ArmOrder:
         """Whether the arm has a result."""
         return (self.folder / "result.json").exists()
 
-    def start(self, progress: Progress) -> None:
-        """Start the worker process."""
+    def start(self, progress: Progress, followers: Followers) -> None:
+        """Start the worker process, under `torchrun` together with those of the other ranks."""
         self._prepare()
+        write_json(self.folder / "arm.json", followers.begin(self.content))
         environment = dict(os.environ)
         if self.content["device"] == "cpu":
             # Two threads on two busy cores were measured 3 to 17 times slower than one.
@@ -104,7 +106,6 @@ class ArmOrder:
                     raise RunFolderError(
                         f"{self.folder} was begun with another {key}.", hint="Use a new --out for the changed run."
                     )
-        write_json(path, wanted)
 
     def _listen(self, process: subprocess.Popen[str], progress: Progress) -> None:
         for line in process.stdout or ():
@@ -123,7 +124,9 @@ class ArmOrder:
                 progress.update(said["task"], said["done"], said["total"])
 
 
-def run_orders(orders: list[ArmOrder], *, jobs: int, progress: Progress, stop: StopRequest) -> None:
+def run_orders(
+    orders: list[ArmOrder], *, jobs: int, progress: Progress, stop: StopRequest, followers: Followers
+) -> None:
     """Run the orders that have no result yet, `jobs` at a time.
 
     Raises:
@@ -137,7 +140,7 @@ def run_orders(orders: list[ArmOrder], *, jobs: int, progress: Progress, stop: S
     while waiting or running:
         while waiting and len(running) < jobs and not (stop.requested or failures):
             order = waiting.pop(0)
-            order.start(progress)
+            order.start(progress, followers)
             running.append(order)
         if stop.requested and not told:
             progress.message("Stopping: waiting for checkpoints.")

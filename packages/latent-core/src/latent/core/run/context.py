@@ -13,6 +13,7 @@ from latent.core.errors import DeviceError, Interrupted
 from latent.core.files import locked
 from latent.core.plugins.manager import manager
 from latent.core.registry import registry
+from latent.core.run.distributed import rank_zero_first
 from latent.core.run.progress import Progress, SilentProgress
 from latent.core.run.seed import generator
 from latent.core.run.stop import StopRequest
@@ -159,7 +160,7 @@ class ArmContext:
         """
         folder = (self.shared if shared else self.folder) / "artifacts"
         path = folder / f"{name}.safetensors"
-        with locked(folder / f"{name}.building", wait_seconds=3600.0):
+        with rank_zero_first(), locked(folder / f"{name}.building", wait_seconds=3600.0):
             if not path.exists():
                 temporary = folder / f".{name}.tmp"
                 save_file({key: value.cpu().contiguous() for key, value in build().items()}, temporary)

@@ -24,6 +24,7 @@ from latent.core.files import locked, read_json, write, write_json
 from latent.core.plugins.manager import manager
 from latent.core.registry import registry
 from latent.core.run.arms import ArmOrder, run_orders
+from latent.core.run.distributed import Followers, launched_by_torchrun
 from latent.core.run.experiment import ExperimentModule
 from latent.core.run.progress import Progress, standard_progress
 from latent.core.run.stop import StopRequest, stop_on_signals
@@ -114,6 +115,7 @@ class RunContext:
         command: The command line that repeats the run.
         progress: Where progress is shown.
         stop: Whether somebody asked to stop.
+        followers: The other ranks under `torchrun`.
     """
 
     folder: Path
@@ -122,6 +124,7 @@ class RunContext:
     command: str
     progress: Progress
     stop: StopRequest
+    followers: Followers = field(default_factory=Followers)
     started: float = field(default_factory=time.monotonic)
 
     @property
@@ -134,7 +137,9 @@ class RunContext:
         arms = choose_arms(self.method, self.options.arms)
         orders = [self._order(arm, seed, config) for seed in self.seeds for arm in arms]
         jobs = self.options.jobs or (_cores() if self._device() == "cpu" else 1)
-        run_orders(orders, jobs=jobs, progress=self.progress, stop=self.stop)
+        if launched_by_torchrun():
+            jobs = 1  # its processes work on one arm together
+        run_orders(orders, jobs=jobs, progress=self.progress, stop=self.stop, followers=self.followers)
         return Results({arm: [self._arm_folder(arm, seed) for seed in self.seeds] for arm in arms})
 
     def adopt_model(self, results: Results, arm: str, index: int = 0) -> Path:
@@ -302,6 +307,7 @@ def _execute(folder: Path, progress: Progress | None) -> "Report":
         with stop_on_signals() as stop:
             context = RunContext(folder, method, options, record["command"], display, stop)
             report = module.experiment(config, context)
+            context.followers.end()
     except Interrupted as error:
         raise Interrupted(
             error.message, hint=f"Continue with: latent run --resume {shlex.quote(str(folder))}"

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from latent.core.contract import Learner, Source
 from latent.core.errors import Interrupted, LatentError, NonFiniteMetric
+from latent.core.run import distributed
 from latent.core.run.checkpoint import latest_checkpoint, save_checkpoint
 from latent.core.run.stop import StopRequest
 
@@ -61,12 +62,15 @@ def fit(
 ) -> FitResult:
     """Train `learner` up to `steps` updates, going on from the newest checkpoint in `folder`.
 
+    Under `torchrun` each process makes the step with its share of the batch; rank 0 reads and writes the checkpoints.
+
     Raises:
         NonFiniteMetric: A metric became NaN or infinite.
         Interrupted: A stop was requested; the checkpoint is written.
     """
     window, rows, start = _Window(learner), list[Row](), 0
-    if checkpoint := latest_checkpoint(folder):
+    checkpoint = distributed.broadcast(latest_checkpoint(folder) if distributed.rank() == 0 else None)
+    if checkpoint:
         learner.load_state_dict(checkpoint.state["learner"])
         window.load_state(checkpoint.state["window"])
         rows, start = checkpoint.rows, checkpoint.step
@@ -88,26 +92,31 @@ def fit(
         nonlocal saved
         window.check_finite(folder, saved)
         state = {"learner": learner.state_dict(), "window": window.state()}
-        save_checkpoint(folder, step=step, state=state, rows=rows)
+        if distributed.rank() == 0:
+            save_checkpoint(folder, step=step, state=state, rows=rows)
         saved = step
 
     started = saved_at = time.monotonic()
     on_progress(start, steps)
-    for step in range(start, steps):
-        window.add(step, learner.step(source.batch(step, seed=seed, device=device), step=step))
-        done = step + 1
-        if done % log_every == 0 or done == steps:
-            window.check_finite(folder, saved)
-            emit(done, window.take_means())
-            on_progress(done, steps)
-        if evaluate is not None and evaluate_every and (done % evaluate_every == 0 or done == steps):
-            emit(done, evaluate(done))
-        by_steps = checkpoint_steps > 0 and done % checkpoint_steps == 0
-        if done == steps or stop.requested or by_steps or time.monotonic() - saved_at > checkpoint_seconds:
-            save(done)
-            saved_at = time.monotonic()
-        if stop.requested and done < steps:
-            raise Interrupted(f"Stopped at step {done} of {steps}; a checkpoint is written.")
+    with distributed.averaged_gradients():
+        for step in range(start, steps):
+            batch = distributed.share(source.batch(step, seed=seed, device=device))
+            window.add(step, learner.step(batch, step=step))
+            done = step + 1
+            if done % log_every == 0 or done == steps:
+                window.check_finite(folder, saved)
+                emit(done, window.take_means())
+                on_progress(done, steps)
+            if evaluate is not None and evaluate_every and (done % evaluate_every == 0 or done == steps):
+                emit(done, evaluate(done))
+            by_steps = checkpoint_steps > 0 and done % checkpoint_steps == 0
+            late = time.monotonic() - saved_at > checkpoint_seconds
+            stopped, late = distributed.any_process(stop.requested, late)
+            if done == steps or stopped or by_steps or late:
+                save(done)
+                saved_at = time.monotonic()
+            if stopped and done < steps:
+                raise Interrupted(f"Stopped at step {done} of {steps}; a checkpoint is written.")
     seconds = time.monotonic() - started
     return FitResult(steps, rows, (steps - start) / seconds if steps > start else 0.0)
 
@@ -133,7 +142,10 @@ class _Window:
             self._steps[key].append(step)
 
     def check_finite(self, folder: Path, saved: int | None) -> None:
+        """Take means over processes, so that all see the same, and stop at a value that is not finite."""
         for key, values in self._values.items():
+            if distributed.world_size() > 1:
+                values[:] = distributed.mean_over_processes(torch.stack(values)).unbind()
             host = torch.stack(values).tolist()
             bad = next((index for index, value in enumerate(host) if not math.isfinite(value)), None)
             if bad is not None:

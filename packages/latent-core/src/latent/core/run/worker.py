@@ -20,6 +20,7 @@ from latent.core.errors import LatentError, explain_os_error
 from latent.core.files import locked, read_json, write_json
 from latent.core.registry import registry
 from latent.core.run.context import ArmContext, choose_device, choose_dtype
+from latent.core.run.distributed import joined
 from latent.core.run.progress import WorkerProgress
 from latent.core.run.stop import stop_on_signals
 
@@ -33,13 +34,17 @@ def run(folder: Path, progress: WorkerProgress) -> None:
     module = sys.modules[registry().resolve(spec, "experiment").__module__]
     config = from_mapping(type(module.PRESETS[order["preset"]]), order["config"])
     # An orphan of a killed parent needs a moment to notice that it is one.
-    with locked(folder, wait_seconds=10.0), stop_on_signals() as stop:
+    with (
+        locked(folder, wait_seconds=10.0),
+        stop_on_signals() as stop,
+        joined(order.get("meeting", ""), choose_device(order["device"])) as device,
+    ):
         context = ArmContext(
             folder=folder,
             shared=Path(order["shared"]),
             method=order["method"],
             seed=order["seed"],
-            device=choose_device(order["device"]),
+            device=device,
             dtype=choose_dtype(order["dtype"]),
             label=order["label"],
             progress=progress,

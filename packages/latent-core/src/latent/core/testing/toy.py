@@ -19,6 +19,7 @@ from latent.core.errors import ConfigError
 from latent.core.report.claims import Claim, Control, Exceeds, judge
 from latent.core.report.report import Report, Table
 from latent.core.run.context import ArmContext
+from latent.core.run.distributed import global_rows, own_rows
 from latent.core.run.experiment import Arm, ArmResult
 from latent.core.run.seed import generator, isolated
 from latent.core.typing import Float, Tensor, checked
@@ -101,30 +102,30 @@ class ToyLearner(Learner):
         self.model: ToyModel = model
         self.config = config
         self.seed = seed
-        self.velocities = [torch.zeros_like(parameter) for parameter in model.parameters()]
+        self.optimiser = torch.optim.SGD(model.parameters(), lr=config.learning_rate, momentum=0.9)
 
     def step(self, batch: Batch, *, step: int) -> Mapping[str, Tensor]:
         """Make one update."""
         time.sleep(self.config.seconds_per_step)
         stream = generator(self.seed, "toy noise", step, device=batch["y"].device)
-        noise = torch.randn(batch["y"].shape, generator=stream, device=batch["y"].device)
+        rows, outputs = batch["y"].shape
+        noise = own_rows(torch.randn(global_rows(rows), outputs, generator=stream, device=batch["y"].device))
         loss = (self.model.linear(batch["x"]) - batch["y"] - self.config.noise * noise).square().mean()
         if step + 1 == self.config.diverge_at:
             loss = loss * torch.nan
-        gradients = torch.autograd.grad(loss, list(self.model.parameters()))
-        with torch.no_grad():
-            for parameter, velocity, gradient in zip(self.model.parameters(), self.velocities, gradients, strict=True):
-                parameter.sub_(self.config.learning_rate * velocity.mul_(0.9).add_(gradient))
+        self.optimiser.zero_grad()
+        torch.autograd.backward(loss)
+        self.optimiser.step()
         return {"loss": loss.detach()}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return weights and velocities."""
-        return {"model": self.model.state_dict(), "velocities": self.velocities}
+        """Return the weights and the optimiser's velocities."""
+        return {"model": self.model.state_dict(), "optimiser": self.optimiser.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore weights and velocities."""
+        """Restore `state_dict()`'s value."""
         self.model.load_state_dict(state["model"])
-        self.velocities = [velocity.clone() for velocity in state["velocities"]]
+        self.optimiser.load_state_dict(state["optimiser"])
 
 
 PRESETS: Mapping[str, ToyExperimentConfig] = {

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from latent.core.config import setting
+from latent.core.run.distributed import gather_rows
 from latent.core.typing import Float, Tensor
 from latent.rl.nn.agent import ZeroShotAgent, ZeroShotConfig
 from latent.rl.nn.learner import Representation, Transitions, ZeroShotLearner, ZeroShotTraining, heads_and_successor
@@ -95,12 +96,14 @@ def forward_backward_loss(
         next_phi = targets["state_head"](next_features)
         next_action = model.actor(model.actor_input(next_features, next_phi), tasks, noise.next_action)
         next_forward = targets["successor"](next_phi, next_action, tasks).float()
+        # Each row meets the goals of all rows, those of other processes too.
+        next_forward, target_backward = gather_rows(next_forward, 1), gather_rows(targets["task_head"](goal_features))
         with full_precision(backward.device):
-            target = pessimistic(next_forward @ targets["task_head"](goal_features).mT, training.pessimism)
+            target = pessimistic(next_forward @ target_backward.mT, training.pessimism)
 
     forward = model.successor(state.head(features), batch.action, tasks).float()  # F(phi(s), a, z)
     with full_precision(backward.device):
-        measure = measure_loss(forward, backward, target, batch.discount)
+        measure = measure_loss(gather_rows(forward, 1), gather_rows(backward), target, gather_rows(batch.discount))
     regulariser, rank = orthonormality(backward)
     loss = measure + training.orthonormality_task * regulariser
     metrics = {

@@ -18,6 +18,7 @@ from latent.core.config import setting
 from latent.core.contract import Batch, Learner
 from latent.core.errors import ConfigError
 from latent.core.nn import EMA, FusedAdam, target_copy
+from latent.core.run.distributed import global_rows, mean_over_processes, own_rows, world_size
 from latent.core.run.seed import generator
 from latent.core.typing import Float, Tensor
 from latent.rl.nn.actors import FlowActor
@@ -129,7 +130,7 @@ def actor_loss(
     proposed = model.actor(reads, tasks, noise.action)
     values = (model.successor(encoding, proposed, tasks).float() * tasks).sum(-1)  # [ensemble batch]
     value = pessimistic(values, training.actor_pessimism).mean()
-    size = values.detach().abs().mean()
+    size = mean_over_processes(values.detach().abs().mean())
     loss, metrics = -value, {"value": value.detach(), "value_size": size}
 
     if isinstance(model.actor, FlowActor):
@@ -165,6 +166,9 @@ class ZeroShotLearner(Learner):
         training: The method's training configuration.
         seed: Root of the noise of every step.
         device: Where to train.
+
+    Raises:
+        ConfigError: When `compile` is asked for in data-parallel training.
     """
 
     METRICS: ClassVar[Mapping[str, str]] = {
@@ -196,6 +200,11 @@ class ZeroShotLearner(Learner):
         self._represent: Callable[[Transitions, Noise], Representation] = self.represent
         self._actor_loss = actor_loss
         if training.compile:
+            if world_size() > 1:
+                raise ConfigError(
+                    "training.compile=true cannot be used by several processes: what they exchange is not compiled.",
+                    hint="Set training.compile=false, or run without torchrun.",
+                )
             self._represent = torch.compile(self._represent, fullgraph=True)
             self._actor_loss = torch.compile(actor_loss, fullgraph=True)
 
@@ -248,15 +257,17 @@ class ZeroShotLearner(Learner):
         size = batch["obs"].shape[0]
         noise = draw_noise(
             random,
-            size,
+            global_rows(size),
             task=config.task_dim,
             action=config.action_dim,
             goal_probability=training.goal_probability,
         )
+        noise = Noise(*map(own_rows, noise))
         views = {name: batch[name] for name in names}
         if config.pixels and training.pixel_shift:
             pad = training.pixel_shift
-            offsets = torch.randint(0, 2 * pad + 1, (len(names), size, 2), generator=random, device=self.device)
+            shape = (len(names), global_rows(size), 2)
+            offsets = own_rows(torch.randint(0, 2 * pad + 1, shape, generator=random, device=self.device), dim=1)
             views = {name: random_shift(batch[name], offsets[index], pad=pad) for index, name in enumerate(names)}
         views = {name: self.model.standardise(view) for name, view in views.items()}
         discount = training.discount * ~batch["terminated"].reshape(size)

@@ -11,6 +11,7 @@ import torch
 from torch.nn import functional
 
 from latent.core.nn import project_to_sphere
+from latent.core.run.distributed import gather_rows
 from latent.core.typing import Bool, Float, Int, Tensor
 
 __all__ = [
@@ -30,7 +31,7 @@ class Noise(NamedTuple):
 
     Attributes:
         task: Standard normal, `[batch task]`.
-        permutation: Which batch element lends its next observation as goal, int64 `[batch]`.
+        permutation: Which element of the whole batch lends its next observation as goal, int64 `[batch]`.
         use_goal: Where the task is a goal, bool `[batch 1]`.
         next_action: Standard normal, for the action in the target, `[batch action]`.
         action: Standard normal, for the actor's loss, `[batch action]`.
@@ -70,12 +71,12 @@ def sample_tasks(
     """Return task vectors on the sphere: a permuted goal encoding where `noise.use_goal`, else a random direction.
 
     Args:
-        goals: Task encodings of the next observations, without gradient.
+        goals: Task encodings of the next observations, without gradient; those of all processes are drawn from.
         noise: Noise of the update.
         moment: Second moment `E[psi psi^T]`; goals are multiplied by its inverse before the projection, which makes the
             implied reward one-hot in expectation (arXiv:2510.00739, evaluation of goals).
     """
-    goals = goals[noise.permutation]
+    goals = gather_rows(goals)[noise.permutation]
     if moment is not None:
         goals = goals @ inverse(moment)
     return project_to_sphere(torch.where(noise.use_goal, goals, noise.task))
@@ -126,6 +127,7 @@ def orthonormality(encoding: Float[Tensor, "batch features"]) -> tuple[Float[Ten
         The loss, and the participation ratio `tr(C)^2 / tr(C^2)` of the second moment C: the number of directions that
         the encodings use, from 1 to `features`. The ratio carries no gradient.
     """
+    encoding = gather_rows(encoding)  # each row meets every other row of the whole batch
     batch, features = encoding.shape
     lengths = encoding.square().sum(-1)
     with full_precision(encoding.device):  # the difference of two large sums
@@ -144,7 +146,8 @@ def orthonormality(encoding: Float[Tensor, "batch features"]) -> tuple[Float[Ten
 
 
 def second_moment(encoding: Float[Tensor, "batch features"]) -> Float[Tensor, "features features"]:
-    """Return `E^T E / batch`."""
+    """Return `E^T E / batch` of the whole batch, that of all processes."""
+    encoding = gather_rows(encoding)
     with full_precision(encoding.device):
         return encoding.mT @ encoding / encoding.shape[0]
 
