@@ -61,7 +61,7 @@ def _find_links() -> list[str]:
 
 def _extras(package: str) -> list[str]:
     content = tomllib.loads((ROOT / "packages" / package / "pyproject.toml").read_text(encoding="utf-8"))
-    return sorted(content["project"].get("optional-dependencies", {}))
+    return sorted(set(content["project"].get("optional-dependencies", {})) - {"ray"})  # heavy: the session `ray` has it
 
 
 def _with_extras(package: str, target: str) -> str:
@@ -207,7 +207,8 @@ def lowest(session: nox.Session) -> None:
     links = [link for link in (session.env["UV_FIND_LINKS"] or "").split(",") if link]
     links += [str(Path(wheel).parent) for wheel in wheels.values()]
     found = [word for link in links for word in ("--find-links", link)]
-    resolve = ["uv", "pip", "compile", "--resolution=lowest-direct", "--all-extras", "--quiet", "-o", str(pins)]
+    extras = [f"--extra={extra}" for package in PACKAGES for extra in _extras(package)]
+    resolve = ["uv", "pip", "compile", "--resolution=lowest-direct", *extras, "--quiet", "-o", str(pins)]
     session.run(*resolve, *ours, *found, *sources)
     # The floor of torch is the tested version. Of two builds of one version the resolver calls CUDA's the lower, so
     # torch
@@ -228,6 +229,14 @@ def compile(session: nox.Session) -> None:
     _prepare(session)
     _install_wheels(session, PACKAGES, *GROUPS["test"])
     session.run("python", "-m", "pytest", "-m", "compile", *TESTS, *session.posargs)
+
+
+@nox.session
+def ray(session: nox.Session) -> None:
+    """Run the tests that start a Ray cluster on this machine."""
+    _prepare(session)
+    _install_wheels(session, PACKAGES, *GROUPS["test"], "ray")
+    session.run("python", "-m", "pytest", "-m", "ray", *TESTS, *session.posargs)
 
 
 @nox.session(name="checks-all")

@@ -25,6 +25,7 @@ COMMANDS = {
     "doctor": ("latent.core.cli.doctor:doctor", "Check this installation."),
     "run": ("latent.core.cli.run:run", "Run a method's experiment."),
     "reproduce": ("latent.core.cli.reproduce:reproduce", "Measure the claims of methods again, with all controls."),
+    "sweep": ("latent.core.cli.sweep:sweep", "Run methods x presets x seeds, here or on a Ray cluster."),
     "report": ("latent.core.cli.reports:report", "Show the reports of runs."),
     "compare": ("latent.core.cli.reports:compare", "Compare two or more runs."),
 }

@@ -1,12 +1,14 @@
-"""Ctrl-C and SIGTERM as a request that the training loop answers with a checkpoint."""
+"""When to stop: on Ctrl-C and SIGTERM, as a request that ends in a checkpoint, and when the parent process is gone."""
 
 import contextlib
+import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from types import FrameType
 
-__all__ = ["StopRequest", "stop_on_signals"]
+__all__ = ["StopRequest", "end_with_parent", "stop_on_signals"]
 
 
 class StopRequest:
@@ -35,3 +37,15 @@ def stop_on_signals() -> Iterator[StopRequest]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def end_with_parent() -> None:
+    """End this process when its parent is gone: nobody would read what it says, and a resumed run wants its folder."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.2)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -6,9 +6,7 @@ the arm is finished and not before.
 
 import json
 import logging
-import os
 import sys
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -22,7 +20,7 @@ from latent.core.registry import registry
 from latent.core.run.context import ArmContext, choose_device, choose_dtype
 from latent.core.run.distributed import joined
 from latent.core.run.progress import WorkerProgress
-from latent.core.run.stop import stop_on_signals
+from latent.core.run.stop import end_with_parent, stop_on_signals
 
 __all__ = ["main", "run"]
 
@@ -69,7 +67,7 @@ def run(folder: Path, progress: WorkerProgress) -> None:
 
 def main() -> int:
     """Run the arm in the folder named on the command line and return the exit code."""
-    _end_with_parent()
+    end_with_parent()
     progress = WorkerProgress(sys.stdout)
     logging.basicConfig(stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("latent").addHandler(_Warnings(progress))
@@ -93,18 +91,6 @@ class _Warnings(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         self._progress.message(record.getMessage())
-
-
-def _end_with_parent() -> None:
-    """End this process when its parent is gone: nobody would read what it says, and a resumed run wants its folder."""
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.2)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 if __name__ == "__main__":
