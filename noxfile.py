@@ -232,6 +232,15 @@ def compile(session: nox.Session) -> None:
 
 
 @nox.session
+def kills(session: nox.Session) -> None:
+    """Kill a run with kill -9 at 100 random moments, resume it and compare bitwise (half an hour on two cores)."""
+    _prepare(session)
+    _install_wheels(session, PACKAGES)
+    figure = ("--figure", "docs/images/kills.svg")
+    session.run("python", "integration/kills.py", *(session.posargs or figure))
+
+
+@nox.session
 def ray(session: nox.Session) -> None:
     """Run the tests that start a Ray cluster on this machine."""
     _prepare(session)

@@ -1,5 +1,6 @@
 """What the system does to a run: no space left, a folder that cannot be written, a clock that jumps."""
 
+import ctypes
 import resource
 import subprocess
 import sys
@@ -7,6 +8,7 @@ import sys
 import pytest
 
 CHECKPOINT = """
+import ctypes
 import resource
 from pathlib import Path
 import torch
@@ -82,4 +84,66 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before_and_says_so(damage, l
     assert "going on from step-000000080" in done.stderr
     for name in ("metrics.jsonl", "model/model.safetensors"):
         one, other = (tmp_path / run / "arms/toy/seed-0" / name for run in ("whole", "harmed"))
+        assert one.read_bytes() == other.read_bytes()
+
+
+def without_override():
+    """Let the child process obey permissions even when the tests run as root."""
+    for capability in (1, 2):  # CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH, refused when there is nothing to drop
+        ctypes.CDLL(None).prctl(24, capability, 0, 0, 0)
+
+
+def test_a_read_only_run_folder_is_refused_and_untouched(latent, environment, tmp_path):
+    words = ["run", "toy/regression", "--arms", "toy", "steps=100", "--checkpoint-steps", "20"]
+    latent(*words, "--out", "run")
+    folder = tmp_path / "run"
+    (folder / "arms/toy/seed-0/result.json").unlink()  # as if it had been stopped
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    folders = [folder, *(path for path in folder.rglob("*") if path.is_dir())]
+    for path in [*folders, *before]:
+        path.chmod(0o500 if path.is_dir() else 0o400)
+
+    def command(*arguments):
+        line = [sys.executable, "-m", "latent.core", *arguments]
+        return subprocess.run(
+            line,
+            env=environment,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+            preexec_fn=without_override,
+        )
+
+    refused, shown = command("run", "--resume", "run"), command("report", "run")
+    for path in folders:
+        path.chmod(0o700)
+    for path in before:
+        path.chmod(0o600)
+    assert refused.returncode == 2, refused.stderr
+    assert "Cannot write in run: Permission denied." in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert shown.returncode == 0, "a finished report can be read"
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    latent("run", "--resume", "run")
+    assert (folder / "arms/toy/seed-0/result.json").exists()
+
+
+# Every question for the time gets an answer that has jumped: wall clock back and forth, the other forward (a sleeping
+# laptop). In a sitecustomize module, which every process of the run imports.
+JUMPING_CLOCK = """
+import itertools, time
+real_time, real_monotonic, calls = time.time, time.monotonic, itertools.count()
+time.time = lambda: real_time() + (-1) ** next(calls) * 1e7
+time.monotonic = lambda: real_monotonic() + 5.0 * next(calls)
+"""
+
+
+def test_a_jumping_clock_changes_nothing(latent, site, tmp_path):
+    words = ["run", "toy/regression", "--arms", "toy", "--preset", "smoke", "--checkpoint-seconds", "1"]
+    latent(*words, "--out", "steady")
+    (site / "sitecustomize.py").write_text(JUMPING_CLOCK)
+    latent(*words, "--out", "jumping")
+    for name in ("metrics.jsonl", "model/model.safetensors"):
+        one, other = (tmp_path / run / "arms/toy/seed-0" / name for run in ("steady", "jumping"))
         assert one.read_bytes() == other.read_bytes()

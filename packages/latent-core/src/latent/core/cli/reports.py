@@ -1,10 +1,13 @@
 """`latent report` and `latent compare`."""
 
+import logging
 from pathlib import Path
 
 import click
 
 __all__ = ["compare", "report"]
+
+log = logging.getLogger("latent.report")
 
 _RUNS = click.argument("runs", metavar="RUN...", nargs=-1, required=True, type=click.Path(path_type=Path))
 
@@ -12,13 +15,16 @@ _RUNS = click.argument("runs", metavar="RUN...", nargs=-1, required=True, type=c
 @click.command()
 @_RUNS
 def report(runs: tuple[Path, ...]) -> None:
-    """Show the reports of run folders and write their files again."""
+    """Show the reports of run folders and write their files again, where they can be written."""
     from latent.core.cli.show import show
     from latent.core.report.report import Report
 
     for folder in runs:
         loaded = Report.load(folder)
-        loaded.save(folder)
+        try:
+            loaded.save(folder)
+        except OSError as error:
+            log.warning("%s is shown but its files are not written again: %s", folder, error.strerror)
         show(loaded, folder)
 
 
