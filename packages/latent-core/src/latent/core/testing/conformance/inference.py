@@ -125,7 +125,7 @@ def _close(call: Call, given: Any, whole: Any, how: str) -> None:
     "shapes",
     "An input without its batch axis raises ShapeError that names the axes; one of another width raises ShapeError or "
     "works.",
-    "model",
+    "tensors",
     "rows",
 )
 def shapes(subject: Subject) -> None:
@@ -190,7 +190,7 @@ def _first_line(error: Exception) -> str:
 @conforms(
     "bfloat16",
     "Under autocast to bfloat16 every method that works by rows and a training step give finite numbers.",
-    "model",
+    "tensors",
     "rows",
 )
 def bfloat16(subject: Subject) -> None:
@@ -205,8 +205,8 @@ def bfloat16(subject: Subject) -> None:
             learner.model.train()
             for key, value in learner.step(source.batch(STEPS, seed=0, device=CPU), step=STEPS).items():
                 _finite(f"the metric {key!r} of a step", value)
-    for name, parameter in specimen.model.named_parameters():
-        _finite(f"the parameter {name} after a step", parameter)
+            for name, parameter in specimen.model.named_parameters():
+                _finite(f"the parameter {name} after a step", parameter)
 
 
 def _finite(what: str, value: Any) -> None:

@@ -1,12 +1,13 @@
 """The list of checks and how one is run: what it needs, what came out."""
 
+import os
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from latent.core.contract import Model
+from latent.core.contract import Model, Procedure
 from latent.core.errors import ConfigError, LatentError, UnknownName
 from latent.core.testing.conformance.subject import ROWWISE, CheckFailed, Subject
 
@@ -65,6 +66,10 @@ def _has_model(subject: Subject) -> bool:
     return subject.specimen is not None and isinstance(subject.specimen.model, Model)
 
 
+def _has_tensors(subject: Subject) -> bool:
+    return subject.specimen is not None and isinstance(subject.specimen.model, Model | Procedure)
+
+
 def _has_rows(subject: Subject) -> bool:
     return subject.specimen is not None and any(call.rows > 1 for call in subject.calls(subject.specimen, keys=ROWWISE))
 
@@ -79,6 +84,7 @@ NEEDS: dict[str, tuple[Callable[[Subject], bool], str]] = {
     "specimen": (lambda subject: subject.specimen is not None, "there is no specimen"),
     "model": (_has_model, "the target is not a Model"),
     "training": (_has_training, "the specimen has no learner"),
+    "tensors": (_has_tensors, "the target is an Estimator, which may take any array"),
     "rows": (_has_rows, "the specimen has no inputs with rows for a capability that works by rows"),
     "intervention": (
         lambda subject: subject.specimen is not None and "Intervenes" in subject.specimen.inputs,
@@ -156,7 +162,8 @@ def _unforeseen(error: Exception, sentence: str) -> str:
     last = traceback.extract_tb(error.__traceback__)[-1]
     lines = (error.message if isinstance(error, LatentError) else str(error)).strip().splitlines()
     said = f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
+    where = "".join(traceback.format_exception(error)) if os.environ.get("LATENT_DEBUG") == "1" else ""
     return (
-        f"found: {said} ({Path(last.filename).name}, line {last.lineno})\nexpected: {sentence}\n"
+        f"{where}found: {said} ({Path(last.filename).name}, line {last.lineno})\nexpected: {sentence}\n"
         "to do: Mend what raises; LATENT_DEBUG=1 shows the whole traceback."
     )

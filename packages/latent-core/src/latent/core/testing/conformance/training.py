@@ -4,6 +4,7 @@ import fnmatch
 import random
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from latent.core.testing.conformance.subject import (
     trainee,
 )
 
-__all__: list[str] = []
+__all__ = ["SEEDS", "Scores", "first_difference", "scores"]
 
 #: Seeds at which a method must learn: one alone may be luck.
 SEEDS = (0, 1, 2)
@@ -202,25 +203,50 @@ def _listen(parameters: dict[str, nn.Parameter]) -> set[str]:
 def learns(subject: Subject) -> None:
     """Train the method and its broken variant and compare their scores with the baseline's."""
     for number in SEEDS:
-        specimen = subject.fresh(number)
-        if (what := specimen.learns) is None:
-            raise CheckFailed(f"no learns at seed {number}", "specimens of all seeds have the same parts", "Return it.")
-        baseline = _score(what, specimen.model) if what.baseline is None else what.baseline
-        needed = baseline + what.margin
-        trained, broken = _trained(subject, number), _trained(subject, number, broken=True)
-        scores = f"{trained:.4g}; baseline {baseline:.4g} + margin {what.margin:.4g}; broken variant {broken:.4g}"
-        if not trained > needed:
+        found = scores(subject, number)
+        said = f"{found.trained:.4g}, needed {found.needed:.4g}, broken variant {found.broken:.4g}"
+        if not found.trained > found.needed:
             raise CheckFailed(
-                f"at seed {number} the method does not learn, its score is {scores}",
-                f"a score above {needed:.4g}",
+                f"at seed {number} the method does not learn, its score is {said}",
+                "a score above the baseline plus the margin",
                 "Mend the method, or train the specimen longer; a smaller margin only hides it.",
             )
-        if broken > needed:
+        if not found.broken <= found.needed:
             raise CheckFailed(
-                f"at seed {number} the broken variant learns too, the scores are {scores}",
-                f"a score of at most {needed:.4g}",
+                f"at seed {number} the broken variant learns too, the method's score is {said}",
+                "the broken variant stays within the margin",
                 "The score does not show learning: choose another, or break the variant for good.",
             )
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores at one seed.
+
+    Attributes:
+        needed: The baseline's plus the margin.
+        trained: The trained model's.
+        broken: The broken variant's.
+    """
+
+    needed: float
+    trained: float
+    broken: float
+
+
+def scores(subject: Subject, number: int) -> Scores:
+    """Train the specimen of a seed and its broken variant and return their scores.
+
+    Raises:
+        CheckFailed: The specimen of this seed does not say how to see that it learns.
+    """
+    specimen = subject.fresh(number)
+    if (what := specimen.learns) is None:
+        raise CheckFailed(
+            f"the specimen of seed {number} has no learns", "specimens of all seeds have the same parts", "Return it."
+        )
+    baseline = _score(what, specimen.model) if what.baseline is None else what.baseline
+    return Scores(baseline + what.margin, _trained(subject, number), _trained(subject, number, broken=True))
 
 
 def _trained(subject: Subject, number: int, *, broken: bool = False) -> float:
