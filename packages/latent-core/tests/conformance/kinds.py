@@ -8,8 +8,9 @@ import torch
 from latent.core.capabilities import Intervenes
 from latent.core.contract import Estimator, Procedure
 from latent.core.errors import ShapeError
-from latent.core.run.seed import generator
+from latent.core.run.seed import generator, isolated
 from latent.core.run.specimen import Learns, Specimen
+from latent.core.testing import toy
 from latent.core.typing import Float, Tensor, checked
 
 
@@ -53,7 +54,43 @@ class Steer(Procedure, Intervenes):
 def steer(seed):
     stream = generator(seed, "steer")
     h = torch.randn(2, 4, 3, generator=stream)
-    return Specimen(model=Steer(torch.randn(3, generator=stream)), inputs={"Intervenes": {"h": h}})
+    direction = torch.randn(3, generator=stream)
+
+    def score(model):  # how far the activations move along the direction
+        return float(((model.intervene(h, strength=1.0) - h) @ direction).mean())
+
+    return Specimen(
+        model=Steer(direction),
+        inputs={"Intervenes": {"h": h}},
+        learns=Learns(
+            score=score, baseline=0.0, margin=0.5 * float(direction @ direction), broken=Steer(torch.zeros(3))
+        ),
+    )
+
+
+def frozen(seed):
+    return replace(toy.specimen(seed), frozen=("*.bias",))
+
+
+def target(seed):
+    good = toy.specimen(seed)
+    return replace(good, targets=good.model)
+
+
+class Counting(toy.ToyModel):
+    def __init__(self, config):
+        super().__init__(config)
+        self.register_buffer("calls", torch.zeros(()))
+
+    def encode(self, x):
+        self.calls += 1
+        return super().encode(x)
+
+
+def counting(seed):
+    with isolated(seed, "toy model"):
+        model = Counting(toy.ToyConfig())
+    return replace(toy.specimen(seed), model=model, learner=None, source=None)
 
 
 def raises(seed):

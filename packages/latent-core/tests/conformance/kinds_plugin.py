@@ -2,22 +2,33 @@
 
 from latent.core.plugins import MethodSpec, hookimpl
 
+TARGETS = {
+    "ridge": "kinds:Ridge",
+    "steer": "kinds:Steer",
+    "raises": "kinds:Ridge",
+    "excused": "kinds:Ridge",
+    "cured": "kinds:Ridge",
+    "unknown": "kinds:Ridge",
+    "counting": "kinds:Counting",
+    "frozen": "latent.core.testing.toy:ToyModel",
+    "target": "latent.core.testing.toy:ToyModel",
+}
+CAPABILITIES = {
+    "kinds:Steer": ("Intervenes",),
+    "kinds:Counting": ("Encodes",),
+    "latent.core.testing.toy:ToyModel": ("Encodes",),
+}
+
 
 @hookimpl
 def latent_methods():
-    """Yield an estimator, a procedure, a method without specimen and one whose specimen cannot be made."""
-    yield MethodSpec(
-        name="kinds/ridge", target="kinds:Ridge", specimen="kinds:ridge", summary="An estimator.", capabilities=()
-    )
-    yield MethodSpec(
-        name="kinds/steer",
-        target="kinds:Steer",
-        specimen="kinds:steer",
-        summary="A procedure.",
-        capabilities=("Intervenes",),
-    )
+    """Yield an estimator, a procedure, a method without specimen and specimens that are odd in some way."""
     yield MethodSpec(name="kinds/bare", target="kinds:Ridge", summary="Without specimen.")
-    yield MethodSpec(name="kinds/raises", target="kinds:Ridge", specimen="kinds:raises", summary="Cannot be made.")
-    yield MethodSpec(name="kinds/excused", target="kinds:Ridge", specimen="kinds:excused", summary="Expected to fail.")
-    yield MethodSpec(name="kinds/cured", target="kinds:Ridge", specimen="kinds:cured", summary="Fails no more.")
-    yield MethodSpec(name="kinds/unknown", target="kinds:Ridge", specimen="kinds:unknown", summary="No such check.")
+    for slug, target in TARGETS.items():
+        yield MethodSpec(
+            name=f"kinds/{slug}",
+            target=target,
+            specimen=f"kinds:{slug}",
+            summary="Some kind of method.",
+            capabilities=CAPABILITIES.get(target, ()),
+        )

@@ -98,8 +98,21 @@ def test_an_estimator_gets_the_checks_that_apply_to_it(installed):
 def test_a_procedure_gets_the_checks_that_apply_to_it(installed):
     found = statuses(conformance.check("kinds/steer", only=tuple(set(conformance.CHECKS) - FRESH)))
     ran = {name for name, status in found.items() if status == "passed"}
-    assert ran == {"spec", "global-rng", "seed", "batch-invariance", "shapes", "bfloat16", "intervention"}
+    assert ran == {"spec", "global-rng", "seed", "learns", "batch-invariance", "shapes", "bfloat16", "intervention"}
     assert set(found.values()) == {"passed", "does not apply"}
+
+
+@pytest.mark.parametrize(
+    ("slug", "check", "said"),
+    [
+        ("frozen", "gradient", "found: linear.bias receives a gradient or moves"),
+        ("target", "gradient", "found: target linear.bias, target linear.weight receives a gradient"),
+        ("counting", "batch-invariance", "found: encode changes calls of the model"),
+    ],
+)
+def test_a_check_sees_more_than_the_defect_it_is_known_for(slug, check, said, installed):
+    (outcome,) = conformance.check(f"kinds/{slug}", only=(check,))
+    assert outcome.message.startswith(said)
 
 
 def test_without_specimen_the_rest_is_still_checked(installed):

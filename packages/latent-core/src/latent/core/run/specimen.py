@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from latent.core.contract import Learner, Source
+from latent.core.contract import Learner, Procedure, Source
 
 __all__ = ["Learns", "Specimen"]
 
@@ -24,15 +24,15 @@ class Learns:
         score: Called with the trained model in evaluation mode and without gradients; higher is better.
         margin: By how much the trained model must exceed the baseline; the broken variant must stay within it.
         broken: What must not learn: a `Source` whose data hold nothing to learn (for the specimen's learner), a
-            `Learner` with a model of its own (for the specimen's source), or other arguments of `fit` as a tuple (for
-            an `Estimator`).
-        steps: Updates to make; an `Estimator` needs none.
-        baseline: Score of the baseline; None for that of the untrained model.
+            `Learner` with a model of its own (for the specimen's source), other arguments of `fit` as a tuple (for an
+            `Estimator`), or a procedure without effect (for a `Procedure`).
+        steps: Updates to make; for what has a learner.
+        baseline: Score of the baseline; None for that of the untrained model. A `Procedure` needs a number.
     """
 
     score: Callable[[Any], float]
     margin: float
-    broken: Source | Learner | tuple[Any, ...]
+    broken: Source | Learner | Procedure | tuple[Any, ...]
     steps: int = 0
     baseline: float | None = None
 

@@ -132,7 +132,7 @@ def shapes(subject: Subject) -> None:
     """Give each capability one row without its axis, and rows that are one entry wider."""
     model = subject.ready().model
     for call in _row_calls(subject):
-        name, value = next((name, value) for name, value in call.arguments.items() if isinstance(value, Tensor))
+        name, value = next(item for item in call.arguments.items() if isinstance(item[1], Tensor))
         wider = torch.cat([value, value[..., :1]], -1)
         for wrong, must in ((value[0], True), (wider, False)):
             what = f"{call.name}({name}) with shape {list(wrong.shape)} instead of {list(value.shape)}"

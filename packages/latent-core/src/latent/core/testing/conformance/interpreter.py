@@ -85,3 +85,9 @@ def offline(subject: Subject) -> None:
             "a specimen needs no network",
             "Give the specimen data and weights of its own, and leave downloads to the experiment.",
         )
+    if error := subject.probe["error"]:
+        raise CheckFailed(
+            f"in a fresh interpreter the method cannot be used: {error}",
+            "it works there as it does here",
+            "Mend what raises, or import what it needs.",
+        )

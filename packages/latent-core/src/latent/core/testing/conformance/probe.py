@@ -146,7 +146,7 @@ def main(order: dict[str, Any]) -> dict[str, Any]:
     if order["use"]:
         try:
             use(order["method"], order["steps"])
-        except Exception as error:  # other checks say what a method raises; this one looks at the network alone
+        except Exception as error:  # whatever the method raises
             answer["error"] = f"{type(error).__name__}: {error}"
     return {**answer, "sockets": sockets}
 

@@ -1,5 +1,6 @@
 """Checks of how a method is trained: random streams, resume, gradients, and that it learns."""
 
+import dataclasses
 import fnmatch
 import random
 import tempfile
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from latent.core.contract import Learner, Source
+from latent.core.contract import Learner, Procedure, Source
 from latent.core.run.checkpoint import equal_states, latest_checkpoint, save_checkpoint
 from latent.core.run.specimen import Learns, Specimen
 from latent.core.testing.conformance.kit import conforms
@@ -141,6 +142,10 @@ def first_difference(one: Any, other: Any, path: str = "") -> str:
     if isinstance(one, list | tuple) and isinstance(other, list | tuple) and len(one) == len(other):
         pairs = enumerate(zip(one, other, strict=True))
         return next(filter(None, (first_difference(*pair, f"{path}[{index}]") for index, pair in pairs)), "")
+    if dataclasses.is_dataclass(one) and type(one) is type(other):
+        names = [field.name for field in dataclasses.fields(one)]
+        here, there = ({name: getattr(value, name) for name in names} for value in (one, other))
+        return first_difference(here, there, path)
     if isinstance(one, np.ndarray):
         one, other = torch.as_tensor(one), torch.as_tensor(other)
     return "" if equal_states(one, other) else path.removeprefix(".") or "the result"
@@ -250,7 +255,7 @@ def scores(subject: Subject, number: int) -> Scores:
 
 
 def _trained(subject: Subject, number: int, *, broken: bool = False) -> float:
-    """Train a fresh specimen, or its broken variant, and return its score."""
+    """Train or fit a fresh specimen, or its broken variant, and return its score."""
     specimen = subject.fresh(number)
     what = specimen.learns
     if what is None or specimen.learner is None:
@@ -265,13 +270,24 @@ def _trained(subject: Subject, number: int, *, broken: bool = False) -> float:
 
 
 def _fitted(specimen: Specimen, number: int, *, broken: bool) -> float:
-    """Fit an estimator to its example data or to those of the broken variant and return its score."""
-    what, call = specimen.learns, call_of(specimen, "fit")
-    if what is None or not isinstance(what.broken, tuple):
-        raise CheckFailed("no broken data", "the broken variant of an estimator is a tuple", "Give fit's arguments.")
+    """Fit an estimator to its data or to the broken ones, or take a procedure or the broken one as it is; score it."""
+    what, model = specimen.learns, specimen.model
+    fits = "fit" in specimen.inputs
+    kind = tuple if fits else Procedure
+    if what is None or not isinstance(what.broken, kind):
+        raise CheckFailed(
+            f"the broken variant is no {kind.__name__}",
+            "other arguments of fit as a tuple for an estimator, a procedure for a procedure",
+            "Give such a variant.",
+        )
+    if not fits:
+        return _score(what, what.broken if broken else model)
     with fixed_globals(number):
-        specimen.model.fit(*what.broken) if broken else call.on(specimen.model)
-    return _score(what, specimen.model)
+        if broken and isinstance(what.broken, tuple):
+            model.fit(*what.broken)
+        else:
+            call_of(specimen, "fit").on(model)
+    return _score(what, model)
 
 
 def _score(what: Learns, model: Any) -> float:
