@@ -108,6 +108,7 @@ def test_the_command_writes_a_plugin_and_says_what_to_type(latent, tmp_path):
         "  cd there",
         "  pip install -e '.[test]'",
         "  latent run optics/prism --preset smoke",
+        "  latent check optics/prism",
         "  python -m pytest",
     ]
     assert tree(tmp_path / "there") == render(Answers(name="acme-lens", family="optics", slug="prism"))

@@ -27,6 +27,7 @@ COMMANDS = {
     "reproduce": ("latent.core.cli.reproduce:reproduce", "Measure the claims of methods again, with all controls."),
     "report": ("latent.core.cli.reports:report", "Show the reports of runs."),
     "compare": ("latent.core.cli.reports:compare", "Compare two or more runs."),
+    "check": ("latent.core.cli.check:check", "Check that a method holds to the rules that every method follows."),
     "new": ("latent.core.cli.new:new", "Write a new plugin with a working method."),
 }
 

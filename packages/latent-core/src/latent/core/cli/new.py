@@ -31,6 +31,7 @@ def new(name: str, answers: Path | None, to: Path | None, **options: str | None)
         f"cd {shlex.quote(str(folder))}",
         "pip install -e '.[test]'",
         f"latent run {method} --preset smoke",
+        f"latent check {method}",
         "python -m pytest",
     ):
         click.echo(f"  {command}")

@@ -31,8 +31,8 @@ _CLASS = re.compile(r"[A-Z][A-Za-z0-9]*")
 _TAKEN = frozenset(
     {"ARMS", "Any", "Arm", "ArmContext", "ArmResult", "AutoLatent", "Batch", "CLAIMS", "CPU", "Claim", "ClassVar",
      "Config", "ConfigError", "Control", "Decodes", "Directions", "Encodes", "Exceeds", "False", "Float", "Learner",
-     "METHOD", "METRICS", "Mapping", "Model", "None", "PRESETS", "Report", "RunContext", "RunOptions", "Settings",
-     "ShapeError", "Source", "Table", "Tensor", "True"}
+     "Learns", "METHOD", "METRICS", "Mapping", "Model", "None", "PRESETS", "Report", "RunContext", "RunOptions",
+     "Settings", "ShapeError", "Source", "Specimen", "Table", "Tensor", "True"}
 )  # fmt: skip
 
 
