@@ -9,11 +9,14 @@ from latent.core.metrics.probe import logistic_probe
 from latent.core.registry import registry
 from latent.core.run.runner import RunOptions, start
 from latent.core.run.seed import generator
+from latent.core.testing import conformance
 
 from linear_eraser.experiments.leace import CLAIMS, FREQUENCIES, Settings, make_eraser, rows
 from linear_eraser.methods.leace import LinearEraser, LinearEraserConfig
 
 CPU = torch.device("cpu")
+
+test_conformance = conformance.tests("erase/leace")
 SETTINGS = Settings(samples=4000, features=12)
 
 

@@ -13,6 +13,7 @@ def latent_methods() -> Iterator[MethodSpec]:
         target="linear_eraser.methods.leace:LinearEraser",
         config="linear_eraser.methods.leace:LinearEraserConfig",
         experiment="linear_eraser.experiments.leace:experiment",
+        specimen="linear_eraser.experiments.leace:specimen",
         summary="Erase a concept from representations with the least change (LEACE).",
         capabilities=("Encodes", "Intervenes"),
         paper="2306.03819",

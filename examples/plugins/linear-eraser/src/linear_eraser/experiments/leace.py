@@ -21,6 +21,7 @@ from latent.core.report.report import Report, Table
 from latent.core.run.context import ArmContext
 from latent.core.run.experiment import Arm, ArmResult
 from latent.core.run.seed import generator
+from latent.core.run.specimen import Learns, Specimen
 from torch import Tensor
 
 from linear_eraser.methods.leace import LinearEraser, LinearEraserConfig
@@ -28,7 +29,7 @@ from linear_eraser.methods.leace import LinearEraser, LinearEraserConfig
 if TYPE_CHECKING:
     from latent.core.run.runner import RunContext
 
-__all__ = ["ARMS", "CLAIMS", "PRESETS", "Settings", "experiment", "make_eraser", "rows", "run_arm"]
+__all__ = ["ARMS", "CLAIMS", "PRESETS", "Settings", "experiment", "make_eraser", "rows", "run_arm", "specimen"]
 
 FREQUENCIES = (0.4, 0.3, 0.2, 0.1)
 MEASURES = ("advantage", "change", "kept")
@@ -181,4 +182,27 @@ def experiment(config: Settings, context: "RunContext") -> Report:
         numbers={
             f"{arm} {key}": value for arm, values in means.items() for key, value in zip(MEASURES, values, strict=True)
         },
+    )
+
+
+def specimen(seed: int) -> Specimen:
+    """Return what `latent check` tries: an eraser, what it is fitted to, and how much of the concept it removes."""
+    config, cpu = Settings(samples=1000, features=8), torch.device("cpu")
+    x, classes, _ = rows(config, seed, "fit", cpu)
+    unseen, truth, _ = rows(config, seed, "measure", cpu)
+
+    def spread(of: Tensor) -> float:
+        """How far the means of the classes are apart."""
+        means = torch.stack([of[truth == label].mean(dim=0) for label in range(len(FREQUENCIES))])
+        return float((means - of.mean(dim=0)).square().sum())
+
+    return Specimen(
+        model=LinearEraser(LinearEraserConfig(features=8, concepts=len(FREQUENCIES))),
+        inputs={"fit": (x, classes), "Encodes": (x[:5],), "Intervenes": (x[:24].view(4, 6, 8),), "transform": (x[:5],)},
+        learns=Learns(
+            score=lambda eraser: 1 - spread(eraser.encode(unseen)) / spread(unseen),
+            baseline=0.0,
+            margin=0.8,
+            broken=(x, classes.roll(1)),
+        ),
     )

@@ -113,6 +113,11 @@ class LinearEraser(Model, Estimator, Encodes, Intervenes):
 
     def _concept(self, x: Tensor) -> Tensor:
         """What `x` holds of the concept, at least in the precision of the buffers; `[... features]`."""
+        if x.shape[-1] != self.config.features:
+            raise ShapeError(
+                f"Given {list(x.shape)}, expected {self.config.features} coordinates.",
+                hint="Give representations like those that the eraser was fitted to.",
+            )
         dtype = torch.promote_types(x.dtype, self.mean_.dtype)
         mean, left, right = (buffer.to(dtype) for buffer in (self.mean_, self.left_, self.right_))
         return (x.to(dtype) - mean) @ right.mT @ left.mT
