@@ -13,6 +13,7 @@ import pytest
 
 from latent.core.errors import ConfigError, LatentError, UnknownKey
 from latent.core.plugins import template
+from latent.core.plugins.manager import FIRST_PARTY
 from latent.core.plugins.template import RESERVED_FAMILIES, TEMPLATE, Answers, render, write_plugin
 
 OTHERS = {
@@ -91,10 +92,13 @@ def test_copier_refuses_them_too(given, tmp_path):
     assert not (tmp_path / "copied").exists()
 
 
-def test_copier_reserves_the_same_families():
+def test_copier_reserves_the_same_names_and_families():
     questions = (TEMPLATE / "copier.yml").read_text(encoding="utf-8")
-    listed = ast.literal_eval(re.search(r"family in (\[[^]]*\])", questions)[1])
-    assert set(listed) == RESERVED_FAMILIES
+    names, families = (
+        set(ast.literal_eval(re.search(rf"{word} in (\[[^]]*\])", questions)[1])) for word in ("name", "family")
+    )
+    assert names == {"latent", *FIRST_PARTY}
+    assert families == RESERVED_FAMILIES
     assert {"rl", "reason", "gen", "causal", "steer", "core", "latent", "toy"} <= RESERVED_FAMILIES
 
 
