@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from latent.core.cli.main import main
-from latent.core.errors import UnknownName
+from latent.core.errors import MissingExtra, UnknownName
 from latent.core.testing import conformance
 
 HERE = Path(__file__).parent
@@ -127,6 +127,14 @@ def test_a_specimen_that_cannot_be_made_is_one_failure(installed):
     assert spec.status == "failed"
     assert "ZeroDivisionError: no such luck (kinds.py, line " in spec.message
     assert (seed.status, "check spec" in seed.message) == ("does not apply", True)
+
+
+def test_a_missing_library_is_no_failed_check_but_a_wrong_target_is(installed):
+    with pytest.raises(MissingExtra, match="kinds/needs needs no_such_library"):
+        conformance.check("kinds/needs")
+    (outcome,) = conformance.check("kinds/lost", only=("spec",))
+    assert outcome.status == "failed"
+    assert "'no_such_module:Lost' cannot be imported" in outcome.message
 
 
 def test_expected_failures_have_a_reason_and_are_strict(installed):
