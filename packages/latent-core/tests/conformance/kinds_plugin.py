@@ -6,16 +6,19 @@ TARGETS = {
     "ridge": "kinds:Ridge",
     "steer": "kinds:Steer",
     "raises": "kinds:Ridge",
+    "odd": "kinds:Ridge",
     "excused": "kinds:Ridge",
     "cured": "kinds:Ridge",
     "unknown": "kinds:Ridge",
     "counting": "kinds:Counting",
+    "mute": "kinds:Mute",
     "frozen": "latent.core.testing.toy:ToyModel",
     "target": "latent.core.testing.toy:ToyModel",
 }
 CAPABILITIES = {
     "kinds:Steer": ("Intervenes",),
     "kinds:Counting": ("Encodes",),
+    "kinds:Mute": ("Encodes",),
     "latent.core.testing.toy:ToyModel": ("Encodes",),
 }
 

@@ -136,6 +136,8 @@ class Subject:
             return None
         try:
             made = self.fresh()
+            if isinstance(made, Specimen):
+                self.calls(made)
         except Exception:  # whatever an author's function may raise; the check `spec` makes it again and tells
             return None
         return made if isinstance(made, Specimen) else None
