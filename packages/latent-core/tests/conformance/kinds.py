@@ -87,6 +87,23 @@ class Counting(toy.ToyModel):
         return super().encode(x)
 
 
+def odd(seed):
+    return replace(ridge(seed), inputs={**ridge(seed).inputs, "Encodes": (np.zeros((2, 3)),)})
+
+
+class Mute(toy.ToyModel):
+    def encode(self, x):
+        if x.dim() != 2:
+            raise ShapeError("Something is wrong with any of the two.")
+        return super().encode(x)
+
+
+def mute(seed):
+    with isolated(seed, "toy model"):
+        model = Mute(toy.ToyConfig())
+    return replace(toy.specimen(seed), model=model, learner=None, source=None)
+
+
 def counting(seed):
     with isolated(seed, "toy model"):
         model = Counting(toy.ToyConfig())

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from latent.core.cli.main import main
-from latent.core.errors import UnknownName
+from latent.core.errors import MissingExtra, UnknownName
 from latent.core.testing import conformance
 
 HERE = Path(__file__).parent
@@ -107,6 +107,7 @@ def test_a_procedure_gets_the_checks_that_apply_to_it(installed):
     [
         ("frozen", "gradient", "found: linear.bias receives a gradient or moves"),
         ("target", "gradient", "found: target linear.bias, target linear.weight receives a gradient"),
+        ("mute", "shapes", "found: encode(x) with shape [3] instead of [5, 3] says: Something is wrong with any"),
         ("counting", "batch-invariance", "found: encode changes calls of the model"),
     ],
 )
@@ -122,11 +123,26 @@ def test_without_specimen_the_rest_is_still_checked(installed):
     assert outcomes["config"].message == "the spec names no config"
 
 
-def test_a_specimen_that_cannot_be_made_is_one_failure(installed):
-    spec, seed = conformance.check("kinds/raises", only=("spec", "seed"))
+@pytest.mark.parametrize(
+    ("slug", "said"),
+    [
+        ("raises", "found: ZeroDivisionError: no such luck (kinds.py, line "),
+        ("odd", "found: the specimen has inputs for Encodes"),
+    ],
+)
+def test_a_specimen_that_cannot_be_used_is_one_failure(slug, said, installed):
+    spec, seed = conformance.check(f"kinds/{slug}", only=("spec", "seed"))
     assert spec.status == "failed"
-    assert "ZeroDivisionError: no such luck (kinds.py, line " in spec.message
+    assert spec.message.startswith(said)
     assert (seed.status, "check spec" in seed.message) == ("does not apply", True)
+
+
+def test_a_missing_library_is_no_failed_check_but_a_wrong_target_is(installed):
+    with pytest.raises(MissingExtra, match="kinds/needs needs no_such_library"):
+        conformance.check("kinds/needs")
+    (outcome,) = conformance.check("kinds/lost", only=("spec",))
+    assert outcome.status == "failed"
+    assert "'no_such_module:Lost' cannot be imported" in outcome.message
 
 
 def test_expected_failures_have_a_reason_and_are_strict(installed):

@@ -1,6 +1,8 @@
 """Checks of a model in use: saving, rows, shapes, compiling, half precision, interventions."""
 
+import copy
 import functools
+import re
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +23,6 @@ from latent.core.testing.conformance.subject import (
     Call,
     CheckFailed,
     Subject,
-    map_arrays,
     state_of,
     trainee,
 )
@@ -31,6 +32,8 @@ from latent.core.typing import AXES
 __all__: list[str] = []
 
 _EXTRA = "no_such_tensor"
+#: Names of axes, without those that are words of any sentence.
+_NAMES = set(AXES) - {"any", "n", "other", "two"}
 
 
 @conforms(
@@ -132,28 +135,33 @@ def shapes(subject: Subject) -> None:
     """Give each capability one row without its axis, and rows that are one entry wider."""
     model = subject.ready().model
     for call in _row_calls(subject):
-        name, value = next(item for item in call.arguments.items() if isinstance(item[1], Tensor))
-        wider = torch.cat([value, value[..., :1]], -1)
-        for wrong, must in ((value[0], True), (wider, False)):
-            what = f"{call.name}({name}) with shape {list(wrong.shape)} instead of {list(value.shape)}"
-            try:
-                call.on(model, **{name: wrong})
-            except ShapeError as error:
-                if not any(axis in str(error) for axis in AXES):
-                    raise CheckFailed(
-                        f"{what} says: {error.message}",
-                        "a message that names the axes",
-                        "Name them as typing.AXES does.",
-                    ) from error
-                continue
-            except Exception as error:
-                raise CheckFailed(
-                    f"{what} raises {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
-                    "ShapeError",
-                    "Decorate the method with @checked, and compare widths with the config.",
-                ) from error
-            if must:
-                raise CheckFailed(f"{what} gives a result", "ShapeError", "Decorate the method with @checked.")
+        tensors = [(name, value) for name, value in call.arguments.items() if isinstance(value, Tensor)]
+        for name, value in tensors[:1]:
+            _misshape(model, call, name, value, value[0], {"batch"}, must=True)
+            _misshape(model, call, name, value, torch.cat([value, value[..., :1]], -1), _NAMES, must=False)
+
+
+def _misshape(model: Any, call: Call, name: str, right: Tensor, wrong: Tensor, axes: set[str], *, must: bool) -> None:
+    """Call with a tensor of a wrong shape: only a `ShapeError` that names one of `axes` is right."""
+    what = f"{call.name}({name}) with shape {list(wrong.shape)} instead of {list(right.shape)}"
+    try:
+        call.on(model, **{name: wrong})
+    except ShapeError as error:
+        if not axes & set(re.findall(r"[a-z_]+", str(error))):
+            raise CheckFailed(
+                f"{what} says: {error.message}",
+                f"a message that names the axis{' batch' * must}",
+                "Name axes as latent.core.typing.AXES does.",
+            ) from error
+    except Exception as error:  # what torch raises is about inner layers, not about what was given
+        raise CheckFailed(
+            f"{what} raises {type(error).__name__}: {_first_line(error)}",
+            "ShapeError",
+            "Decorate the method with @checked, and compare widths with the config.",
+        ) from error
+    else:
+        if must:
+            raise CheckFailed(f"{what} gives a result", "ShapeError", "Decorate the method with @checked.")
 
 
 @conforms(
@@ -227,12 +235,12 @@ def intervention(subject: Subject) -> None:
     """Intervene with strengths one and zero and look at what is left behind."""
     model = subject.ready().model
     (call,) = (call for call in subject.calls(subject.ready()) if call.key == "Intervenes")
-    given = map_arrays(call.arguments, lambda array: array.clone())
+    given = copy.deepcopy(call.arguments)
     before = state_of(model)
     call.on(model, strength=1.0)
     nothing = call.on(model, strength=0.0)
     first = next(iter(given.values()))
-    left = first_difference(before, state_of(model)) or first_difference(given, dict(call.arguments))
+    left = first_difference(before, state_of(model)) or first_difference(given, call.arguments)
     if left:
         raise CheckFailed(f"an intervention changes {left}", "it changes nothing but its result", "Work on a copy.")
     if first_difference(nothing, first):

@@ -142,7 +142,7 @@ def run_check(subject: Subject, name: str) -> Outcome:
 def _missing(subject: Subject, needs: tuple[str, ...]) -> str:
     """Return why a check with these needs does not apply, or an empty string."""
     if subject.specimen is None and set(needs) - {"config"}:
-        broken = "the specimen cannot be made (see the check spec)"
+        broken = "the specimen cannot be made or used (see the check spec)"
         return broken if subject.spec.specimen else "the spec names no specimen: write MethodSpec(specimen=...)"
     return next((why for has, why in map(NEEDS.__getitem__, needs) if not has(subject)), "")
 

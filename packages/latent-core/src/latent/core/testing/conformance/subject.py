@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import inspect
+import logging
 import random
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -14,12 +15,18 @@ from torch import Tensor, nn
 
 from latent.core import capabilities
 from latent.core.contract import Estimator, Learner, Source
+from latent.core.errors import MissingExtra
 from latent.core.plugins.specs import MethodSpec
 from latent.core.registry import registry
 from latent.core.run.seed import generator, isolated
 from latent.core.run.specimen import Specimen
 
-__all__ = ["CPU", "ROWWISE", "STEPS", "Call", "CheckFailed", "Subject", "fixed_globals", "map_arrays", "state_of"]
+__all__ = [
+    "CPU", "ROWWISE", "STEPS", "Call", "CheckFailed", "Subject", "call_of", "fixed_globals", "map_arrays", "state_of",
+    "train", "trainee",
+]  # fmt: skip
+
+log = logging.getLogger("latent.testing")
 
 CPU = torch.device("cpu")
 #: Updates of the checks that train: three show what the first one cannot, such as gradients behind zero weights.
@@ -106,6 +113,12 @@ class Subject:
         self.spec: MethodSpec = entry.spec
         self.plugin = entry.plugin
         self.backend = backend
+        try:
+            self.load("target")
+        except MissingExtra:
+            raise
+        except Exception:  # whatever else a module does when it is imported: the check `spec` tells
+            log.debug("the target of %s cannot be imported", method, exc_info=True)
 
     def load(self, part: str) -> Any:
         """Import one of the spec's targets."""
@@ -123,6 +136,8 @@ class Subject:
             return None
         try:
             made = self.fresh()
+            if isinstance(made, Specimen):
+                self.calls(made)
         except Exception:  # whatever an author's function may raise; the check `spec` makes it again and tells
             return None
         return made if isinstance(made, Specimen) else None
