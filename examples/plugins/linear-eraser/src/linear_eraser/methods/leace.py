@@ -115,7 +115,7 @@ class LinearEraser(Model, Estimator, Encodes, Intervenes):
         """What `x` holds of the concept, at least in the precision of the buffers; `[... features]`."""
         if x.shape[-1] != self.config.features:
             raise ShapeError(
-                f"Given {list(x.shape)}, expected {self.config.features} coordinates.",
+                f"Given {list(x.shape)}, expected [... features={self.config.features}].",
                 hint="Give representations like those that the eraser was fitted to.",
             )
         dtype = torch.promote_types(x.dtype, self.mean_.dtype)
