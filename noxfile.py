@@ -264,11 +264,46 @@ def checks_all(session: nox.Session) -> None:
 
 @nox.session
 def examples(session: nox.Session) -> None:
-    """Run every example."""
+    """Run every example: the scripts of the methods, and those of the packages in examples/plugins."""
     _prepare(session)
-    _install_wheels(session, PACKAGES)
-    for path in sorted((ROOT / "examples").rglob("*.py")):
+    plugins = sorted(path.parent for path in (ROOT / "examples" / "plugins").glob("*/pyproject.toml"))
+    _install_wheels(session, PACKAGES, *map(str, plugins))
+    for path in [*sorted((ROOT / "examples").glob("*/*.py")), *(plugin / "example.py" for plugin in plugins)]:
         session.run("python", str(path.relative_to(ROOT)))
+
+
+@nox.session
+def template(session: nox.Session) -> None:
+    """Follow docs/plugin-tutorial.md word for word in a fresh environment, `latent new` included."""
+    _prepare(session)
+    _install_wheels(session, ["latent-core"], *GROUPS["template"])
+    session.run("python", "-m", "pytest", "-m", "install", "tests/test_plugin_tutorial.py", *session.posargs)
+
+
+@nox.session
+def downstream(session: nox.Session) -> None:
+    """Run the tests of packages that stand on ours, as downstream.toml says, against the wheels of this tree."""
+    _prepare(session)
+    recipes = tomllib.loads((ROOT / "downstream.toml").read_text(encoding="utf-8"))
+    names = session.posargs or list(recipes)
+    if unknown := set(names) - set(recipes):
+        session.error(f"downstream.toml has no {', '.join(sorted(unknown))}; it has: {', '.join(recipes)}")
+    _install_wheels(session, PACKAGES)
+    for name in names:
+        work = Path(session.create_tmp()) / name
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir()
+        recipe = {
+            key: [[word.replace("{work}", str(work)) for word in line] for line in lines]
+            for key, lines in recipes[name].items()
+        }
+        for command in recipe.get("before", []):
+            session.run(*command)
+        for requirements in recipe["install"]:
+            session.install(*CONSTRAINTS, *requirements)
+        session.run("latent", "plugins", env={"LATENT_STRICT_PLUGINS": "1"})
+        for command in recipe["test"]:
+            session.run(*command)
 
 
 @nox.session

@@ -1,5 +1,6 @@
 """The documentation keeps up: commands, options, hooks, settings, presets, arms, claims and metrics are all in it."""
 
+import dataclasses
 import importlib
 
 import click
@@ -42,6 +43,21 @@ def test_every_error_variable_and_exit_code_is_documented(read):
     text = read("cli.md") + read("plugins.md")
     for name in ("LATENT_PLUGINS", "LATENT_STRICT_PLUGINS", "LATENT_CHECKS", "LATENT_DATA", "LATENT_DEBUG"):
         assert f"`{name}" in text, name
+
+
+def test_every_check_is_documented(read):
+    from latent.core.testing.conformance import CHECKS
+
+    for check in CHECKS.values():
+        assert f"| `{check.name}` | {check.sentence} |" in read("conformance.md"), check.name
+
+
+def test_every_field_of_a_specimen_is_documented(read):
+    from latent.core.run.specimen import Learns, Specimen
+
+    for kind in (Specimen, Learns):
+        for field in dataclasses.fields(kind):
+            assert f"`{field.name}`" in read("conformance.md"), field.name
 
 
 def test_every_axis_is_documented(read):

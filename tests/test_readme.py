@@ -27,8 +27,14 @@ def test_the_readme_names_sessions_that_nox_has(readme, sessions):
 
 def test_the_design_s_sessions_are_there(sessions, root):
     wanted = {"quickstart", "tests", "lint", "lowest", "compile", "checks-all", "examples", "claims", "bench", "dev"}
+    wanted |= {"template", "downstream"}
     wanted |= {f"test-{path.parent.name}" for path in (root / "packages").glob("*/pyproject.toml")}
     assert wanted <= sessions
+
+
+def test_every_session_is_explained(sessions, root):
+    text = (root / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    assert all(f"nox -s {name}`" in text or f"nox -s {name}\n" in text for name in sessions)
 
 
 def test_ci_runs_the_readme_s_test_command(root, readme):
@@ -47,7 +53,8 @@ def test_latent_commands_in_the_readme_exist(readme):
 
 
 def test_links_and_pictures_exist(root):
-    for page in [root / "README.md", *(root / "docs").rglob("*.md"), *(root / "packages").glob("*/README.md")]:
+    pages = [root / "README.md", root / "CONTRIBUTING.md", *(root / "docs").rglob("*.md")]
+    for page in [*pages, *(root / "packages").glob("*/README.md"), *(root / "examples").rglob("README.md")]:
         for target in re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8")):
             if not target.startswith(("http://", "https://", "mailto:")):
                 assert (page.parent / target).exists(), f"{page.relative_to(root)}: {target}"

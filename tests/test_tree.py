@@ -67,6 +67,7 @@ def test_one_slug_seven_rooms(method, root):
     assert not missing
     assert spec.target.startswith(f"latent.{family}.methods.{slug}:")
     assert spec.experiment.startswith(f"latent.{family}.experiments.{slug}:")
+    assert spec.specimen.startswith(f"latent.{family}."), "latent check has nothing to try"
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -46,7 +46,8 @@ def test_a_wheel_holds_its_portion_and_nothing_else(package, wheels):
     assert all(name.startswith(f"latent/{short}/") for name in names if name.startswith("latent/"))
     assert f"latent/{short}/py.typed" in names
     assert any(name.endswith("licenses/LICENSE") for name in names)
-    assert not [name for name in names if "test_" in name or name.endswith((".pyc", ".md"))]
+    own = [name for name in names if "/templates/" not in name]
+    assert not [name for name in own if "test_" in name or name.endswith((".pyc", ".md"))]
     sources = {str(path.relative_to(package / "src")) for path in (package / "src" / "latent").rglob("*.py")}
     assert sources <= set(names)
 
@@ -57,6 +58,18 @@ def test_a_wheel_offers_its_plugin(package, wheels):
         (name,) = [name for name in wheel.namelist() if name.endswith("entry_points.txt")]
         text = wheel.read(name).decode()
     assert f"[latent.plugins.v1]\n{short} = latent.{short}._plugin" in text
+
+
+def test_core_brings_the_template(root, wheels):
+    template = root / "templates" / "latent-plugin"
+    wanted = {path.relative_to(template).as_posix() for path in template.rglob("*") if path.is_file()}
+    place = "latent/core/templates/latent-plugin/"
+    with zipfile.ZipFile(wheels["latent-core"]) as wheel:
+        names = {name.removeprefix(place) for name in wheel.namelist() if name.startswith(place)}
+        licence = wheel.read(f"{place}project/LICENSE")
+    assert "copier.yml" in wanted
+    assert names == wanted
+    assert licence == (root / "LICENSE").read_bytes()
 
 
 def test_siblings_need_a_core_below_one(package, project):

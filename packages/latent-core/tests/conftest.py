@@ -36,6 +36,7 @@ def latent_methods():
         config="latent.core.testing.toy:ToyConfig",
         learner="latent.core.testing.toy:ToyLearner",
         experiment="latent.core.testing.toy:experiment",
+        specimen="latent.core.testing.toy:specimen",
         summary="Linear regression.",
         capabilities=("Encodes",),
         paper="0000.00000",

@@ -14,6 +14,7 @@ def latent_methods() -> Iterator[MethodSpec]:
         config="latent.rl.methods.td_jepa:TDJEPAConfig",
         learner="latent.rl.methods.td_jepa:TDJEPALearner",
         experiment="latent.rl.experiments.td_jepa:experiment",
+        specimen="latent.rl.experiments.specimens:td_jepa",
         summary="Zero-shot RL from reward-free data by TD latent prediction.",
         capabilities=("Encodes", "Acts", "InfersTask"),
         paper="2510.00739",

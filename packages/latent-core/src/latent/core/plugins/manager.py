@@ -22,11 +22,11 @@ import pluggy
 from latent.core.errors import PluginError
 from latent.core.plugins.hooks import EVENTS, OFFERS, LatentHooks
 
-__all__ = ["ANYTHING", "GENERATION", "PluginManager", "PluginRecord", "manager"]
+__all__ = ["ANYTHING", "FIRST_PARTY", "GENERATION", "PluginManager", "PluginRecord", "manager"]
 
 GENERATION = 1
 _GROUP = "latent.plugins.v"
-_FIRST_PARTY = ("latent-core", "latent-rl", "latent-reason", "latent-gen", "latent-causal", "latent-steer")
+FIRST_PARTY = ("latent-core", "latent-rl", "latent-reason", "latent-gen", "latent-causal", "latent-steer")
 # What a plugin may do to us while we import or call it; only an interrupt from the keyboard passes through.
 ANYTHING = (Exception, SystemExit, GeneratorExit)
 
@@ -65,7 +65,7 @@ class PluginRecord:
     @property
     def first_party(self) -> bool:
         """Whether the plugin is one of ours: our distribution's name and our namespace."""
-        return self.distribution in _FIRST_PARTY and self.value.startswith("latent.")
+        return self.distribution in FIRST_PARTY and self.value.startswith("latent.")
 
 
 class PluginManager:

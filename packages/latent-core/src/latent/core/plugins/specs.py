@@ -86,6 +86,7 @@ class MethodSpec(Spec):
         authors: Authors as BibTeX writes them (`"A and B"`).
         year: Year of the paper.
         status: `stable`, `beta` (interface may change) or `experimental` (claim not yet re-measured).
+        specimen: Function `specimen(seed)` that gives `latent check` small instances of the method.
     """
 
     config: str = ""
@@ -97,6 +98,7 @@ class MethodSpec(Spec):
     authors: str = ""
     year: int = 0
     status: Literal["stable", "beta", "experimental"] = "beta"
+    specimen: str = ""
 
     @property
     def family(self) -> str:
@@ -109,7 +111,7 @@ class MethodSpec(Spec):
         return self.name.split("/", 1)[1]
 
     def _targets(self) -> tuple[str, ...]:
-        return ("target", "config", "learner", "experiment")
+        return ("target", "config", "learner", "experiment", "specimen")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -108,20 +108,21 @@ class ArmOrder:
                     )
 
     def _listen(self, process: subprocess.Popen[str], progress: Progress) -> None:
-        for line in process.stdout or ():
-            try:
-                said = json.loads(line)
-            except ValueError:  # a library that prints to standard output
-                log.info("%s: %s", self.label, line.rstrip())
-                continue
-            if not isinstance(said, dict):
-                continue
-            if "error" in said:
-                self._error = said["error"]
-            elif "message" in said:
-                progress.message(f"{self.label}: {said['message']}")
-            elif "task" in said:
-                progress.update(said["task"], said["done"], said["total"])
+        with process:  # closes its pipe when it has ended
+            for line in process.stdout or ():
+                try:
+                    said = json.loads(line)
+                except ValueError:  # a library that prints to standard output
+                    log.info("%s: %s", self.label, line.rstrip())
+                    continue
+                if not isinstance(said, dict):
+                    continue
+                if "error" in said:
+                    self._error = said["error"]
+                elif "message" in said:
+                    progress.message(f"{self.label}: {said['message']}")
+                elif "task" in said:
+                    progress.update(said["task"], said["done"], said["total"])
 
 
 def run_orders(

@@ -4,6 +4,7 @@ Tests of the runner use it, and authors of plugins can read it as a template: mo
 claim.
 """
 
+import functools
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,19 +16,23 @@ from torch import nn
 from latent.core.capabilities import Encodes
 from latent.core.config import setting
 from latent.core.contract import Batch, Learner, Model, Source
-from latent.core.errors import ConfigError
+from latent.core.errors import ConfigError, ShapeError
 from latent.core.report.claims import Claim, Control, Exceeds, judge
 from latent.core.report.report import Report, Table
 from latent.core.run.context import ArmContext
 from latent.core.run.distributed import global_rows, own_rows
 from latent.core.run.experiment import Arm, ArmResult
 from latent.core.run.seed import generator, isolated
+from latent.core.run.specimen import Learns, Specimen
 from latent.core.typing import Float, Tensor, checked
 
 if TYPE_CHECKING:
     from latent.core.run.runner import RunContext
 
-__all__ = ["ToyConfig", "ToyExperimentConfig", "ToyLearner", "ToyModel", "ToySource", "experiment", "run_arm"]
+__all__ = [
+    "ToyConfig", "ToyExperimentConfig", "ToyLearner", "ToyModel", "ToySource", "experiment", "run_arm",
+    "specimen",
+]  # fmt: skip
 
 TRUE_WEIGHTS = (1.0, -2.0, 0.5)
 
@@ -69,7 +74,13 @@ class ToyModel(Model, Encodes):
 
     @checked
     def encode(self, x: Float[Tensor, "batch features"]) -> Float[Tensor, "batch latent"]:
-        """Return the prediction for each row."""
+        """Return the prediction for each row.
+
+        Raises:
+            ShapeError: The rows have another width than the config says.
+        """
+        if x.shape[1] != self.config.features:
+            raise ShapeError(f"x: given {list(x.shape)}, expected [batch features={self.config.features}].")
         result: Tensor = self.linear(x)
         return result
 
@@ -160,10 +171,15 @@ def run_arm(arm: str, config: ToyExperimentConfig, context: ArmContext) -> ArmRe
         context.fit(learner, ToySource(shuffled=arm == "shuffled"), config.steps, log_every=10)
     if arm == "toy":
         context.save(model)
-    held_out = ToySource(rows=512).batch(-1, seed=context.seed, device=torch.device("cpu"))
+    return ArmResult({"r2": r2(model, seed=context.seed)})
+
+
+def r2(model: ToyModel, *, seed: int) -> float:
+    """Return the share of the targets' variance that the model explains on held-out rows."""
+    held_out = ToySource(rows=512).batch(-1, seed=seed, device=torch.device("cpu"))
     with torch.no_grad():
         residual = (model.linear(held_out["x"]) - held_out["y"]).square().mean()
-    return ArmResult({"r2": float(1 - residual / held_out["y"].var(correction=0))})
+    return float(1 - residual / held_out["y"].var(correction=0))
 
 
 def experiment(config: ToyExperimentConfig, context: "RunContext") -> Report:
@@ -175,3 +191,18 @@ def experiment(config: ToyExperimentConfig, context: "RunContext") -> Report:
     verdicts = [judge(claim, results) for claim in CLAIMS]
     numbers = {f"{arm} r2": sum(seed["r2"] for seed in seeds) / len(seeds) for arm, seeds in results.items()}
     return context.report(title="Toy regression", config=config, numbers=numbers, tables=[table], verdicts=verdicts)
+
+
+def specimen(seed: int) -> Specimen:
+    """Return what `latent check` tries; the baseline is the mean of the targets, whose R2 is 0."""
+    with isolated(seed, "toy model"):
+        model = ToyModel(ToyConfig())
+    x = torch.randn(5, 3, generator=generator(seed, "toy input"))
+    score = functools.partial(r2, seed=seed)
+    return Specimen(
+        model=model,
+        learner=ToyLearner(model, ToyExperimentConfig(), seed=seed),
+        source=ToySource(),
+        inputs={"Encodes": (x,)},
+        learns=Learns(score=score, baseline=0.0, margin=0.5, steps=100, broken=ToySource(shuffled=True)),
+    )

@@ -1,0 +1,1 @@
+"""Data, baselines, controls and claims."""

@@ -1,0 +1,21 @@
+"""Rows are centred by the mean of their batch."""
+
+from dataclasses import replace
+
+from latent.core.run.seed import isolated
+from latent.core.testing import toy
+from latent.core.typing import Float, Tensor, checked
+
+
+class Model(toy.ToyModel):
+    @checked
+    def encode(self, x: Float[Tensor, "batch features"]) -> Float[Tensor, "batch latent"]:
+        encoding = super().encode(x)
+        return encoding - encoding.mean(0)
+
+
+def specimen(seed):
+    with isolated(seed, "toy model"):
+        model = Model(toy.ToyConfig())
+    learner = toy.ToyLearner(model, toy.ToyExperimentConfig(), seed=seed)
+    return replace(toy.specimen(seed), model=model, learner=learner)
