@@ -273,6 +273,14 @@ def examples(session: nox.Session) -> None:
 
 
 @nox.session
+def docs(session: nox.Session) -> None:
+    """Build the documentation into docs/_build with warnings as errors."""
+    _prepare(session)
+    _install_wheels(session, PACKAGES, *GROUPS["docs"])
+    session.run("python", "-m", "sphinx", "-W", "--keep-going", "-b", "html", "docs", "docs/_build", *session.posargs)
+
+
+@nox.session
 def template(session: nox.Session) -> None:
     """Follow docs/plugin-tutorial.md word for word in a fresh environment, `latent new` included."""
     _prepare(session)

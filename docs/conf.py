@@ -1,0 +1,113 @@
+"""Sphinx configuration; `nox -s docs` builds the pages with warnings as errors.
+
+Two things are made when the pages are built: the reference of the command line, from what `--help` prints, and the
+catalogue of methods, from the registry.
+"""
+
+import re
+from pathlib import Path
+
+import click
+from click.testing import CliRunner
+from sphinx.application import Sphinx
+
+from latent.core.cli.main import latent
+from latent.core.registry import registry
+
+project = "latent"
+author = "The latent authors"
+copyright = "2026, the latent authors"  # noqa: A001 - Sphinx's own name for it
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+html_theme = "furo"
+html_title = "latent"
+html_static_path = ["_static"]
+html_css_files = ["latent.css"]
+myst_heading_anchors = 4
+exclude_patterns = ["_build"]
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_preserve_defaults = True
+napoleon_use_rtype = False
+napoleon_use_ivar = True  # attributes as fields: dataclasses document them a second time otherwise
+
+DOCS = Path(__file__).parent
+GENERATED = DOCS / "_generated"
+#: Modules of the reference, by the title of their page.
+REFERENCE = {
+    "contract": ("latent.core.contract", "latent.core.capabilities", "latent.core.config", "latent.core.typing"),
+    "running": (
+        "latent.core.run.experiment", "latent.core.run.context", "latent.core.run.runner", "latent.core.run.seed",
+        "latent.core.run.specimen", "latent.core.run.distributed",
+    ),
+    "reports": ("latent.core.report.claims", "latent.core.report.report", "latent.core.report.figures"),
+    "metrics": (
+        "latent.core.metrics.probe", "latent.core.metrics.rank", "latent.core.metrics.similarity",
+        "latent.core.metrics.identifiability", "latent.core.metrics.stats",
+    ),
+    "networks": (
+        "latent.core.nn.mlp", "latent.core.nn.ensemble", "latent.core.nn.ema", "latent.core.nn.adam",
+        "latent.core.nn.project",
+    ),
+    "plugins": ("latent.core.plugins.specs", "latent.core.registry", "latent.core.errors"),
+}  # fmt: skip
+
+
+def write_command_line() -> None:
+    """Write the reference of the commands from what `latent COMMAND --help` prints."""
+    parts = [
+        "# Command line reference",
+        "What `--help` prints, command by command. [The command line](../cli.md) explains it with examples.",
+    ]
+    for name in ("", *latent.list_commands(click.Context(latent))):
+        words = [name] if name else []
+        shown = CliRunner().invoke(latent, [*words, "--help"], prog_name="latent", terminal_width=88)
+        parts.append(f"## latent {name}".rstrip() if name else "## All commands")
+        parts.append(f"```text\n{shown.output.strip()}\n```")
+    _write(GENERATED / "command-line.md", "\n\n".join(parts) + "\n")
+
+
+def write_methods() -> None:
+    """Write the catalogue of methods from the registry."""
+    book = registry()
+    rows = ["| method | what it does | paper | capabilities |", "|---|---|---|---|"]
+    pages = []
+    for name in book.names("method"):
+        spec = book.spec(name)
+        if (DOCS / "methods" / f"{name}.md").exists():
+            pages.append(f"../methods/{name}")
+            paper = f"[{spec.title}](https://arxiv.org/abs/{spec.paper})"
+            cells = (f"[{name}](../methods/{name}.md)", spec.summary, paper, ", ".join(spec.capabilities))
+            rows.append(f"| {' | '.join(cells)} |")
+    toctree = "\n".join(["```{toctree}", ":hidden:", *pages, "```"])
+    text = "Each has a page with its claim, shapes, objective, settings, logged metrics and results."
+    _write(GENERATED / "methods.md", f"# Methods\n\n{text}\n\n" + "\n".join(rows) + f"\n\n{toctree}\n")
+
+
+def write_reference() -> None:
+    """Write one page of the Python reference for each group of modules."""
+    for title, modules in REFERENCE.items():
+        parts = [f"# {title.capitalize()}"]
+        for module in modules:
+            parts.append(f"## {module}\n\n```{{eval-rst}}\n.. automodule:: {module}\n   :members:\n```")
+        _write(GENERATED / "reference" / f"{title}.md", "\n\n".join(parts) + "\n")
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a page if it changed, so that an unchanged one is not built again."""
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+
+
+def name_files_outside(app: Sphinx, page: str, source: list[str]) -> None:
+    """Turn links to files of the repository that are not pages into their paths."""
+    up = "../" * (page.count("/") + 1)
+    source[0] = re.sub(rf"\[([^\]]+)\]\({re.escape(up)}([^)#]+)\)", r"\1 (`\2`)", source[0])
+
+
+def setup(app: Sphinx) -> None:
+    """Write the generated pages and connect the link filter."""
+    write_command_line()
+    write_methods()
+    write_reference()
+    app.connect("source-read", name_files_outside)
