@@ -100,7 +100,9 @@ def shared_latent(tmp_path_factory):
     """Run the command line in one folder for all tests: for runs that several tests only read."""
     folder = tmp_path_factory.mktemp("shared")
     (folder / "site").mkdir()
-    run = command_line(toy_environment(folder / "site"), folder)
+    environment = toy_environment(folder / "site")
+    run = command_line(environment, folder)
+    run.environment = environment
     run.folder = folder
     return run
 

@@ -27,6 +27,9 @@ COMMANDS = {
     "reproduce": ("latent.core.cli.reproduce:reproduce", "Measure the claims of methods again, with all controls."),
     "report": ("latent.core.cli.reports:report", "Show the reports of runs."),
     "compare": ("latent.core.cli.reports:compare", "Compare two or more runs."),
+    "evaluate": ("latent.core.cli.evaluate:evaluate", "Evaluate a saved or published model on a benchmark."),
+    "push": ("latent.core.cli.hub:push", "Publish a model on the Hub."),
+    "pull": ("latent.core.cli.hub:pull", "Fetch a model from the Hub."),
 }
 
 

@@ -9,7 +9,7 @@ import click
 if TYPE_CHECKING:
     from latent.core.report.report import Report
 
-__all__ = ["report_text", "show"]
+__all__ = ["grid", "report_text", "show"]
 
 
 def show(report: "Report", folder: Path) -> None:
@@ -26,14 +26,15 @@ def report_text(report: "Report") -> str:
     parts = [report.headline]
     parts += [f"{verdict.status.upper()}: {verdict.statement}\n  {verdict.reason}" for verdict in report.verdicts]
     if report.numbers and not report.tables:
-        parts.append(_grid(["measure", "value"], list(report.numbers.items())))
+        parts.append(grid(["measure", "value"], list(report.numbers.items())))
     for table in report.tables:
-        parts.append("\n".join([table.title, _grid(table.columns, table.rows), *([table.note] if table.note else [])]))
+        parts.append("\n".join([table.title, grid(table.columns, table.rows), *([table.note] if table.note else [])]))
     parts += report.notes
     return "\n\n".join(parts)
 
 
-def _grid(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+def grid(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Return a table as text: the first column to the left, the others to the right."""
     from latent.core.report._text import number
 
     cells = [list(columns), *([number(cell) for cell in row] for row in rows)]
