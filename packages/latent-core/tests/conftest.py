@@ -20,7 +20,7 @@ def write_distribution(site: Path, name: str, modules: dict[str, str], entry_poi
     for module, text in modules.items():
         (site / f"{module}.py").write_text(text, encoding="utf-8")
     info = site / f"{name.replace('-', '_')}-{version}.dist-info"
-    info.mkdir(parents=True)
+    info.mkdir(parents=True, exist_ok=True)
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n", encoding="utf-8")
     (info / "entry_points.txt").write_text(entry_points, encoding="utf-8")
 

@@ -49,13 +49,13 @@ def evaluate(model: Model, benchmark: str, *, seed: int = 0) -> dict[str, float]
     """
     plugins = registry()
     spec = plugins.find("benchmark", benchmark).spec
-    function = plugins.resolve(spec)
     has = capabilities_of(model)
     if lacking := [name for name in spec.capabilities if name not in has]:
         raise ConfigError(
             f"{benchmark} asks for {', '.join(lacking)}; {type(model).__name__} has {', '.join(has) or 'nothing'}.",
             hint="See the benchmarks and what they need: latent evaluate",
         )
+    function = plugins.resolve(spec)
     device = next((tensor.device for tensor in model.state_dict().values()), torch.device("cpu"))
     return _scores(benchmark, function(model, EvaluationContext(seed, device)))
 

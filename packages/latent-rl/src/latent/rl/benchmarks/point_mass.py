@@ -21,7 +21,7 @@ from latent.rl.experiments.zero_shot import Actor, Arena, PointMassWorld, unifor
 
 __all__ = ["zero_shot"]
 
-_DATA_EPISODES, _EPISODE_LENGTH, _SAMPLES, _EPISODES = 100, 60, 5_000, 20
+_DATA_EPISODES, _EPISODE_LENGTH, _SAMPLES, _EPISODES = 84, 60, 5_000, 20
 # Numbers that the model returns are rounded to this many binary digits after the point.
 _DIGITS = 20
 
