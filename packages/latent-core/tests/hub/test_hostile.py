@@ -68,6 +68,8 @@ MODELS = textwrap.dedent(
     """
 )
 
+# Instead of 200,000, so that endless layers are refused in a blink.
+LARGEST_BUILD = 2_000
 WEIGHT = torch.tensor([[1.0, -2.0, 0.5], [0.0, 3.0, 4.0]])
 BIAS = torch.tensor([0.5, -0.5])
 
@@ -191,7 +193,7 @@ WEIGHTS = {
     "seven bytes": (with_weights(b"\0" * 7), "ends before its list"),
     "header claims 2^63 bytes": (with_weights(raw({}, length=1 << 63)), "ends before its list"),
     "header claims 1 byte too many": (with_weights(raw({}, length=3)), "ends before its list"),
-    "header of 9 MiB": (with_weights(raw(b"{" + b" " * (9 << 20) + b"}")), "at most 8 MiB"),
+    "header of 9 MiB": (with_weights(raw(b"{" + b" " * (9 << 20) + b"}")), "MiB"),
     "truncated header": (with_weights(weights()[:40]), "ends before its list"),
     "truncated data": (with_weights(weights()[:-5]), "damaged"),
     "data after the end": (with_weights(weights() + b"more"), "damaged"),
@@ -314,6 +316,7 @@ def site(tmp_path_factory):
 @pytest.fixture
 def installed(site, monkeypatch):
     monkeypatch.syspath_prepend(str(site))
+    monkeypatch.setattr("latent.core.hub.format._LARGEST_BUILD", LARGEST_BUILD)
     manager.cache_clear()
     registry.cache_clear()
     yield
@@ -372,7 +375,9 @@ def hub():
 def client(hub, site, tmp_path_factory, start_client):
     folder = tmp_path_factory.mktemp("client")
     path = os.pathsep.join([str(site), *filter(None, [os.environ.get("PYTHONPATH")])])
-    return start_client({**os.environ, **hub.environment(folder / "home"), "PYTHONPATH": path}, folder)
+    client = start_client({**os.environ, **hub.environment(folder / "home"), "PYTHONPATH": path}, folder)
+    client.python(f"from latent.core.hub import format\nformat._LARGEST_BUILD = {LARGEST_BUILD}")
+    return client
 
 
 def attempt(client, name, to):

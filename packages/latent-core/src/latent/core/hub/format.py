@@ -32,8 +32,8 @@ _FIRST_PARTY = {"rl", "reason", "gen", "causal", "steer"}
 _GROUPS = {"latent", "config", "external"}
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-# Operations that building one model may take; some ten per tensor, at about 10 us each.
-_LARGEST_BUILD = 500_000
+# Operations that building one model may take: some four per tensor, and a few seconds in all.
+_LARGEST_BUILD = 200_000
 # What a class may raise when its config makes no sense; each says "not this config", none a defect of ours.
 _NO_SENSE = (ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError,
              ValueError)  # fmt: skip
