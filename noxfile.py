@@ -248,6 +248,16 @@ def ray(session: nox.Session) -> None:
     session.run("python", "-m", "pytest", "-m", "ray", *TESTS, *session.posargs)
 
 
+@nox.session
+def fuzz(session: nox.Session) -> None:
+    """Load models with random damage for a minute (LATENT_FUZZ_SECONDS); led by coverage if `--atheris` is given."""
+    _prepare(session)
+    led = ["atheris>=3"] if "--atheris" in session.posargs else []
+    _install_wheels(session, ["latent-core"], *GROUPS["test"], *led)
+    rest = [word for word in session.posargs if word != "--atheris"]
+    session.run("python", "-m", "pytest", "-m", "fuzz", "packages/latent-core/tests", *rest)
+
+
 @nox.session(name="checks-all")
 def checks_all(session: nox.Session) -> None:
     """Run the packages' tests with every annotated function checked, not only the public ones."""

@@ -16,7 +16,7 @@ from latent.core.registry import registry
 
 project = "latent"
 author = "The latent authors"
-copyright = "2026, the latent authors"  # noqa: A001 - Sphinx's own name for it
+copyright = "2026, the latent authors"
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 html_theme = "furo"
 html_title = "latent"
@@ -87,8 +87,7 @@ def write_reference() -> None:
     """Write one page of the Python reference for each group of modules."""
     for title, modules in REFERENCE.items():
         parts = [f"# {title.capitalize()}"]
-        for module in modules:
-            parts.append(f"## {module}\n\n```{{eval-rst}}\n.. automodule:: {module}\n   :members:\n```")
+        parts += [f"## {name}\n\n```{{eval-rst}}\n.. automodule:: {name}\n   :members:\n```" for name in modules]
         _write(GENERATED / "reference" / f"{title}.md", "\n\n".join(parts) + "\n")
 
 

@@ -20,7 +20,7 @@ def write_distribution(site: Path, name: str, modules: dict[str, str], entry_poi
     for module, text in modules.items():
         (site / f"{module}.py").write_text(text, encoding="utf-8")
     info = site / f"{name.replace('-', '_')}-{version}.dist-info"
-    info.mkdir(parents=True)
+    info.mkdir(parents=True, exist_ok=True)
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n", encoding="utf-8")
     (info / "entry_points.txt").write_text(entry_points, encoding="utf-8")
 
@@ -101,7 +101,9 @@ def shared_latent(tmp_path_factory):
     """Run the command line in one folder for all tests: for runs that several tests only read."""
     folder = tmp_path_factory.mktemp("shared")
     (folder / "site").mkdir()
-    run = command_line(toy_environment(folder / "site"), folder)
+    environment = toy_environment(folder / "site")
+    run = command_line(environment, folder)
+    run.environment = environment
     run.folder = folder
     return run
 

@@ -153,10 +153,11 @@ def test_a_failed_save_leaves_the_old_model(saved, monkeypatch):
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("latent.core.hub.format.save_file", full)
+    monkeypatch.setattr("latent.core.hub.weights.save_file", full)
     with pytest.raises(OSError, match="No space"):
         save_model(ToyModel(ToyConfig()), folder, method="toy/regression")
     assert AutoLatent.from_pretrained(folder).config == model.config
+    assert [path.name for path in folder.parent.glob(".model*")] == []
 
 
 def test_copies_load(saved, tmp_path):

@@ -6,6 +6,7 @@ with the same words. Precedence: defaults < preset < TOML file < command line.
 """
 
 import dataclasses
+import sys
 import tomllib
 import types
 import typing
@@ -13,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
-from latent.core.errors import ConfigError, UnknownKey
+from latent.core.errors import ConfigError, UnknownKey, shown
 
 __all__ = [
     "Setting",
@@ -202,7 +203,7 @@ def _coerce(hint: Any, value: Any, key: str, current: Any) -> Any:
             base = current if isinstance(current, typing.cast(type, hint)) else None
             return from_mapping(typing.cast(type, hint), value, where=key + ".", base=base)
         raise ConfigError(
-            f"{key} is a group of settings, given {value!r}.", hint=f"Set its keys, such as {key}.NAME=VALUE."
+            f"{key} is a group of settings, given {shown(value)}.", hint=f"Set its keys, such as {key}.NAME=VALUE."
         )
     if origin in (Union, types.UnionType):
         if type(None) in parts and (value is None or value == "none"):
@@ -222,7 +223,7 @@ def _coerce(hint: Any, value: Any, key: str, current: Any) -> Any:
     elif _fits(hint, value):
         return float(value) if hint is float else value
     raise ConfigError(
-        f"{key} must be {_describe(hint)}, given {value!r}.",
+        f"{key} must be {_describe(hint)}, given {shown(value)}.",
         hint=f"For example {key}={_plain(current)!r}." if current not in (None, dataclasses.MISSING) else "",
     )
 
@@ -233,7 +234,9 @@ def _fits(hint: Any, value: Any) -> bool:
     if get_origin(hint) is tuple:
         return isinstance(value, list | tuple)
     if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
+        if isinstance(value, int):
+            return not isinstance(value, bool) and abs(value) <= sys.float_info.max
+        return isinstance(value, float)
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
     return isinstance(hint, type) and isinstance(value, hint)

@@ -6,6 +6,7 @@ checkpoint code. Interfaces hold abstract methods only; concrete classes are fin
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar, Self
 
 import torch
@@ -25,6 +26,8 @@ class Model(nn.Module):
 
     Config: ClassVar[type]
     config: Any
+    #: What the model stands on and does not contain: by name, a mapping with `repo` and `revision` (a commit).
+    external: Mapping[str, Mapping[str, str]] = MappingProxyType({})
 
     def __init__(self, config: Any) -> None:
         super().__init__()

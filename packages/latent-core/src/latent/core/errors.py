@@ -6,8 +6,9 @@ next thing to do; the command line prints both and ends with `exit_code`.
 
 import difflib
 import errno
+import reprlib
 from collections.abc import Iterable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 __all__ = [
     "CheckpointError",
@@ -15,6 +16,7 @@ __all__ = [
     "DeviceError",
     "EnvironmentUnavailable",
     "FormatError",
+    "HubError",
     "Interrupted",
     "LatentError",
     "MethodNotInstalled",
@@ -27,12 +29,25 @@ __all__ = [
     "UnknownName",
     "did_you_mean",
     "explain_os_error",
+    "shown",
 ]
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 200
+_SHORT.maxlong = 40
+_SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxdict = 20
+
+
+def shown(value: Any) -> str:
+    """Return `repr(value)`, shortened: a message may quote a file of strangers, whatever its length and depth."""
+    return _SHORT.repr(value)
 
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:
     """Return `"Did you mean 'x'?"` for the known name nearest to `given`, or an empty string."""
     names = sorted(known)
+    if len(given) > 100:  # nobody mistyped this
+        return ""
     by_last_part = {name.rsplit("/", 1)[-1].rsplit(".", 1)[-1]: name for name in names}
     close = difflib.get_close_matches(given, names, n=1, cutoff=0.55) or [
         by_last_part[part]
@@ -78,7 +93,7 @@ class UnknownName(LatentError):
         listed = ", ".join(names[:12]) or "none"
         listed += f" and {len(names) - 12} more" if len(names) > 12 else ""
         hint = " ".join(part for part in (did_you_mean(given, names), where) if part)
-        return cls(f"Unknown {kind} {given!r}; known: {listed}.", hint=hint)
+        return cls(f"Unknown {kind} {shown(given)}; known: {listed}.", hint=hint)
 
 
 class UnknownKey(UnknownName, ConfigError):
@@ -131,6 +146,10 @@ class CheckpointError(LatentError):
 
 class FormatError(LatentError):
     """A saved model does not have the strict format that `latent` loads."""
+
+
+class HubError(LatentError):
+    """The Hub refused, cannot be reached, or is not asked because the client is offline."""
 
 
 class NonFiniteMetric(LatentError):

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from latent.core.plugins import EnvironmentSpec, MethodSpec, hookimpl
+from latent.core.plugins import BenchmarkSpec, EnvironmentSpec, MethodSpec, hookimpl
 
 
 @hookimpl
@@ -49,4 +49,17 @@ def latent_environments() -> Iterator[EnvironmentSpec]:
         summary="Any Gymnasium id with box actions, such as gymnasium/Pendulum-v1.",
         requires=("gymnasium",),
         extra="latent-rl",
+    )
+
+
+@hookimpl
+def latent_benchmarks() -> Iterator[BenchmarkSpec]:
+    """Yield the benchmarks of this package."""
+    yield BenchmarkSpec(
+        name="rl/point-mass-zero-shot",
+        target="latent.rl.benchmarks.point_mass:zero_shot",
+        summary="Reward in the four corners of a point mass, tasks inferred from rewards.",
+        capabilities=("Acts", "InfersTask"),
+        requires=("dm_control", "mujoco"),
+        extra="latent-rl[mujoco]",
     )

@@ -44,7 +44,7 @@ def info(method: str, bibtex: bool, as_json: bool) -> None:
     """Explain the method ID: paper, presets, settings, arms, claims and logged metrics."""
     spec = registry().spec(method)
     if bibtex:
-        click.echo(_bibtex(spec))
+        click.echo(spec.bibtex)
         return
     if as_json:
         click.echo(json.dumps(_as_json(spec), indent=2))
@@ -87,14 +87,6 @@ def _available(spec: MethodSpec) -> bool:
 
 def _as_json(spec: MethodSpec) -> dict[str, Any]:
     return {**dataclasses.asdict(spec), "available": _available(spec)}
-
-
-def _bibtex(spec: MethodSpec) -> str:
-    key = spec.slug.replace("-", "") + str(spec.year)
-    return (
-        f"@article{{{key},\n  title = {{{spec.title}}},\n  author = {{{spec.authors}}},\n"
-        f"  journal = {{arXiv preprint arXiv:{spec.paper}}},\n  year = {{{spec.year}}}\n}}"
-    )
 
 
 def _describe_experiment(method: str, spec: MethodSpec) -> None:

@@ -28,6 +28,9 @@ COMMANDS = {
     "sweep": ("latent.core.cli.sweep:sweep", "Run methods x presets x seeds, here or on a Ray cluster."),
     "report": ("latent.core.cli.reports:report", "Show the reports of runs."),
     "compare": ("latent.core.cli.reports:compare", "Compare two or more runs."),
+    "evaluate": ("latent.core.cli.evaluate:evaluate", "Evaluate a saved or published model on a benchmark."),
+    "push": ("latent.core.cli.hub:push", "Publish a model on the Hub."),
+    "pull": ("latent.core.cli.hub:pull", "Fetch a model from the Hub."),
     "check": ("latent.core.cli.check:check", "Check that a method holds to the rules that every method follows."),
     "new": ("latent.core.cli.new:new", "Write a new plugin with a working method."),
 }

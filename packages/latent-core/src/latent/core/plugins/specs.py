@@ -110,13 +110,28 @@ class MethodSpec(Spec):
         """The part of the id after the slash."""
         return self.name.split("/", 1)[1]
 
+    @property
+    def bibtex(self) -> str:
+        """The paper as a BibTeX entry."""
+        key = self.slug.replace("-", "") + str(self.year)
+        return (
+            f"@article{{{key},\n  title = {{{self.title}}},\n  author = {{{self.authors}}},\n"
+            f"  journal = {{arXiv preprint arXiv:{self.paper}}},\n  year = {{{self.year}}}\n}}"
+        )
+
     def _targets(self) -> tuple[str, ...]:
         return ("target", "config", "learner", "experiment", "specimen")
 
 
 @dataclass(frozen=True, kw_only=True)
 class BenchmarkSpec(Spec):
-    """An evaluation protocol: target is called with `(model, context)` and returns scores by name."""
+    """An evaluation protocol: target is called with `(model, context)` and returns scores by name.
+
+    Attributes:
+        capabilities: Names from `latent.core.capabilities` that a model must have to be evaluated.
+    """
+
+    capabilities: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

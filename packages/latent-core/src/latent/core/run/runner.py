@@ -143,11 +143,14 @@ class RunContext:
         return Results({arm: [self._arm_folder(arm, seed) for seed in self.seeds] for arm in arms})
 
     def adopt_model(self, results: Results, arm: str, index: int = 0) -> Path:
-        """Copy the model that an arm saved to `model/` of the run folder."""
+        """Copy the model that an arm saved to `model/` of the run folder, with what it scored and where it is from."""
         source, target = results.folder(arm, index) / "model", self.folder / "model"
         temporary = self.folder / ".model.tmp"
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.copytree(source, temporary)
+        origin = {"method": self.method, "preset": self.options.preset, "arm": arm, "seed": self.seeds[index]}
+        write_json(temporary / "results.json", {**origin, "measures": dict(results[arm][index])})
+        write_json(temporary / "run.json", {**origin, "command": self.command, **describe_environment()})
         shutil.rmtree(target, ignore_errors=True)
         temporary.rename(target)
         return target

@@ -44,7 +44,7 @@ class TruncatedNormalActor(nn.Module):
         noise: Float[Tensor, "batch action"] | None = None,
     ) -> Float[Tensor, "batch action"]:
         """Return a sampled action, or the mean action without noise."""
-        mean = tanh(self.net(features, torch.cat((features, task), -1)).float())
+        mean = tanh(_wide(self.net(features, torch.cat((features, task), -1))))
         if noise is None:
             return mean
         action = mean + (self.std * noise).clamp(-self.clip, self.clip)
@@ -96,7 +96,7 @@ class FlowActor(nn.Module):
         """Return the action of this noise; without noise that of zero noise, the mode of the noise."""
         if noise is None:
             noise = features.new_zeros(features.shape[0], self.action)
-        return tanh(self.net(torch.cat((features, noise), -1), torch.cat((features, task, noise), -1)).float())
+        return tanh(_wide(self.net(torch.cat((features, noise), -1), torch.cat((features, task, noise), -1))))
 
     def velocity(
         self,
@@ -120,3 +120,8 @@ class FlowActor(nn.Module):
 
 
 Actor = TruncatedNormalActor | FlowActor
+
+
+def _wide(x: Tensor) -> Tensor:
+    """Return `x` in float32 or wider."""
+    return x.float() if x.itemsize < 4 else x

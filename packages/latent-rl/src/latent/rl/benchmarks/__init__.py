@@ -1,0 +1,1 @@
+"""Benchmarks: evaluation protocols for saved models that have the right capabilities."""
