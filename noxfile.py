@@ -13,6 +13,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import tomllib
 from pathlib import Path
 
@@ -245,6 +246,7 @@ def ray(session: nox.Session) -> None:
     """Run the tests that start a Ray cluster on this machine."""
     _prepare(session)
     _install_wheels(session, PACKAGES, *GROUPS["test"], "ray")
+    session.env["TMPDIR"] = tempfile.gettempdir()  # nox's own is inside the environment, where Ray refuses to work
     session.run("python", "-m", "pytest", "-m", "ray", *TESTS, *session.posargs)
 
 

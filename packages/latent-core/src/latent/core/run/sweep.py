@@ -5,6 +5,7 @@ way a run whose process was killed is resumed, and a sweep that is started again
 """
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -28,6 +29,7 @@ from latent.core.run.stop import StopRequest, end_with_parent, stop_on_signals
 __all__ = ["EXECUTORS", "Executor", "LocalExecutor", "Outcome", "RayExecutor", "SweepRun", "plan", "sweep"]
 
 ATTEMPTS = 4  # a run is given up after its process was killed this often
+_PATIENCE_SECONDS = 120.0  # for checkpoints after a stop, on a cluster that may not answer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,12 +223,12 @@ class RayExecutor(Executor):
             ray.init(**_cluster(self._jobs), log_to_driver=False, logging_level="ERROR", configure_logging=False)
         try:
             tasks = {self._submit(run): run for run in runs}
-            cancelled = False
-            while tasks:
-                if stop.requested and not cancelled:
+            deadline = math.inf
+            while tasks and time.monotonic() < deadline:
+                if stop.requested and deadline == math.inf:
                     for task in tasks:
                         ray.cancel(task)
-                    cancelled = True
+                    deadline = time.monotonic() + _PATIENCE_SECONDS
                 ended, _ = ray.wait(list(tasks), timeout=0.5)
                 for task in ended:
                     yield tasks.pop(task), self._outcome(task)
