@@ -1,5 +1,6 @@
 """The tutorial for authors of plugins is true: its files are written, its commands run, their output compared."""
 
+import json
 import math
 import os
 import re
@@ -8,6 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from latent.core.testing.hub import LoopbackHub
 
 # A file is a line with its name alone, then a block; a block of the language `console` is what a terminal shows.
 STEP = re.compile(r"^`(?P<file>[^`\n]+)`\n\n```\w*\n(?P<text>.*?)^```$|^```console\n(?P<shown>.*?)^```$", re.M | re.S)
@@ -73,19 +76,40 @@ def test_the_plugin_is_two_files_of_about_twenty_lines(page):
 def test_the_tutorial_installs_shows_runs_and_uninstalls(page):
     commands = [name.removeprefix("$ ") for name, _ in steps(page) if name.startswith("$ ")]
     for wanted in ("pip install .", "latent list", "latent info", "latent run", "latent reproduce", "latent new",
-                   "pip uninstall"):  # fmt: skip
+                   "latent check", "latent push", "latent pull", "latent evaluate", "pip uninstall"):  # fmt: skip
         assert any(command.startswith(wanted) for command in commands), wanted
 
 
+@pytest.fixture
+def hub():
+    """A Hub in memory, as `python -m latent.core.testing.hub` starts it."""
+    with LoopbackHub() as server:
+        yield server
+
+
+def scores(folder, environment):
+    """What a machine says of the published model, bit by bit."""
+    command = ["latent", "evaluate", "me/strong-directions", "--on", "acme/reconstruction", "--json"]
+    done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)["scores"]
+
+
 @pytest.mark.install
-def test_the_tutorial_is_followed_word_for_word(page, tmp_path):
+def test_the_tutorial_is_followed_word_for_word(page, hub, tmp_path):
     """Installs into the environment that runs it, which must be a fresh one: nox -s template."""
     here, place = tmp_path / "here", tmp_path
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("LATENT_", "PYTEST_"))}
     # What is built is built with the tools of this environment, and nothing is downloaded.
     environment |= {"PIP_NO_INDEX": "1", "PIP_NO_BUILD_ISOLATION": "0", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
     environment |= {"PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]), "COLUMNS": "120"}
+    environment |= hub.environment(tmp_path / "first") | {"HF_HUB_OFFLINE": "0"}
+    second = environment | hub.environment(tmp_path / "second")  # another machine: nothing in its cache
     for name, text in steps(page):
+        if name == "$ pip uninstall --yes acme-lens":
+            subprocess.run(["latent", "pull", "me/strong-directions"], env=second, cwd=tmp_path, check=True)
+            offline = second | {"HF_HUB_OFFLINE": "1", "HF_ENDPOINT": "http://127.0.0.1:9"}
+            assert scores(tmp_path, offline) == scores(place, environment)
         if not name.startswith("$ "):
             (place / name).parent.mkdir(parents=True, exist_ok=True)
             (place / name).write_text(text, encoding="utf-8")

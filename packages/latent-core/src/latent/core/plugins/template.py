@@ -30,9 +30,9 @@ _CLASS = re.compile(r"[A-Z][A-Za-z0-9]*")
 # Names that the template's modules use themselves.
 _TAKEN = frozenset(
     {"ARMS", "Any", "Arm", "ArmContext", "ArmResult", "AutoLatent", "Batch", "CLAIMS", "CPU", "Claim", "ClassVar",
-     "Config", "ConfigError", "Control", "Decodes", "Directions", "Encodes", "Exceeds", "False", "Float", "Learner",
-     "Learns", "METHOD", "METRICS", "Mapping", "Model", "None", "PRESETS", "Report", "RunContext", "RunOptions",
-     "Settings", "ShapeError", "Source", "Specimen", "Table", "Tensor", "True"}
+     "Config", "ConfigError", "Control", "Decodes", "Directions", "Encodes", "EvaluationContext", "Exceeds", "False",
+     "Float", "Learner", "Learns", "METHOD", "METRICS", "Mapping", "Model", "None", "PRESETS", "Report",
+     "RunContext", "RunOptions", "Settings", "ShapeError", "Source", "Specimen", "Table", "Tensor", "True"}
 )  # fmt: skip
 
 
