@@ -44,8 +44,8 @@ def wait_for_rows(folder, process):
 @pytest.fixture(scope="module")
 def alone(shared_latent):
     """Metrics of the run at seed 0 that no sweep made."""
-    shared_latent("run", "toy/regression", "--arms", "toy", "--seed", "0", "--out", "alone")
-    return (shared_latent.folder / "alone/arms/toy/seed-0/metrics.jsonl").read_bytes()
+    shared_latent("run", "toy/regression", "--arms", "toy", "--seed", "0", "--out", "of-its-own")
+    return (shared_latent.folder / "of-its-own/arms/toy/seed-0/metrics.jsonl").read_bytes()
 
 
 def test_every_combination_runs_once_and_equals_a_run_of_its_own(alone, latent, tmp_path):

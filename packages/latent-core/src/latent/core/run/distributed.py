@@ -13,7 +13,6 @@ folder.
 import contextlib
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -31,7 +30,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from latent.core.errors import ConfigError, Interrupted, LatentError
 from latent.core.files import write_json
-from latent.core.run.stop import StopRequest, stop_on_signals
+from latent.core.run.stop import StopRequest, stop_on_signals, wait_for
 
 __all__ = [
     "Followers",
@@ -277,13 +276,5 @@ def _run_worker(folder: str, stop: StopRequest) -> tuple[int, str]:
         [sys.executable, "-m", "latent.core.run.worker", folder],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
     )  # fmt: skip
-    told = False
-    while True:
-        try:
-            output, _ = process.communicate(timeout=0.2)
-            break
-        except subprocess.TimeoutExpired:
-            if stop.requested and not told:  # once; the workers agree on the step at which all stop
-                process.send_signal(signal.SIGINT)
-                told = True
-    return process.returncode, " ".join(output.strip().splitlines()[-1:])
+    said = wait_for(process, stop)  # the workers agree on the step at which all stop
+    return process.returncode, " ".join(said.splitlines()[-1:])

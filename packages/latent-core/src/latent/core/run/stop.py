@@ -3,12 +3,13 @@
 import contextlib
 import os
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
 from types import FrameType
 
-__all__ = ["StopRequest", "end_with_parent", "stop_on_signals"]
+__all__ = ["StopRequest", "end_with_parent", "stop_on_signals", "wait_for"]
 
 
 class StopRequest:
@@ -49,3 +50,17 @@ def end_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def wait_for(process: subprocess.Popen[str], stop: StopRequest) -> str:
+    """Wait until `process` ends and return what it wrote to its one pipe; a request to stop is passed on to it once."""
+    told = False
+    while True:
+        try:
+            output, errors = process.communicate(timeout=0.1)
+        except subprocess.TimeoutExpired:
+            if stop.requested and not told:
+                process.send_signal(signal.SIGINT)
+                told = True
+        else:
+            return (output or errors or "").strip()

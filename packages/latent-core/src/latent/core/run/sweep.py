@@ -7,7 +7,6 @@ way a run whose process was killed is resumed, and a sweep that is started again
 import json
 import math
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -24,7 +23,7 @@ from latent.core.errors import Interrupted, LatentError, MissingExtra, RunFolder
 from latent.core.files import locked, read_json, write_json
 from latent.core.run.progress import Progress, SilentProgress
 from latent.core.run.runner import RunOptions, experiment_module, resume, start
-from latent.core.run.stop import StopRequest, end_with_parent, stop_on_signals
+from latent.core.run.stop import StopRequest, end_with_parent, stop_on_signals, wait_for
 
 __all__ = ["EXECUTORS", "Executor", "LocalExecutor", "Outcome", "RayExecutor", "SweepRun", "plan", "sweep"]
 
@@ -131,19 +130,12 @@ def _process(order: Mapping[str, Any], stop: StopRequest) -> tuple[int, str]:
         [sys.executable, "-m", "latent.core.run.sweep", json.dumps(order)],
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
-    told = False
-    while True:
-        try:
-            _, said = process.communicate(timeout=0.1)
-            break
-        except subprocess.TimeoutExpired:
-            if stop.requested and not told:
-                process.send_signal(signal.SIGINT)
-                told = True
-        except KeyboardInterrupt:  # how Ray cancels a task
-            process.send_signal(signal.SIGINT)
-            told = True
-    return process.returncode, said.strip()
+    try:
+        said = wait_for(process, stop)
+    except KeyboardInterrupt:  # how Ray cancels a task
+        stop.requested = True
+        said = wait_for(process, stop)
+    return process.returncode, said
 
 
 def _order(run: SweepRun) -> dict[str, Any]:
