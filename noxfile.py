@@ -162,7 +162,7 @@ def _import_contracts(folder: Path) -> Path:
             "type": "layers",
             "containers": ["latent.core"],
             "layers": [
-                "cli", "testing", "run : hub : report", "nn : metrics : capabilities : contract : typing",
+                "cli", "testing", "run : hub : report", "activations : nn : metrics : capabilities : contract : typing",
                 "registry", "plugins", "config", "errors",
             ],
         },
