@@ -2,8 +2,7 @@
 
 import pytest
 import torch
-
-transformers = pytest.importorskip("transformers")
+import transformers
 
 WORDS = {"vocab_size": 64, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 DEEP = {"num_hidden_layers": 3, "num_attention_heads": 4, "max_position_embeddings": 64, **WORDS}

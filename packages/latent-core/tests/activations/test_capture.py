@@ -136,11 +136,16 @@ def test_the_prompts_last_logits_are_found_when_only_they_are_computed(llama, pa
 
 
 def test_steps_of_moved_beams_are_refused(llama, ids):
+    settings = {"num_beams": 4, "max_new_tokens": 6, "return_dict_in_generate": True, "do_sample": False}
     with capture(llama, "logits", positions="last") as acts:
-        out = llama.generate(ids, num_beams=4, max_new_tokens=6, return_dict_in_generate=True, do_sample=False)
-    assert "reorder_cache" not in vars(out.past_key_values)
-    with pytest.raises(LatentError, match="moved sequences between rows"):
-        acts.steps("logits")
+        first = llama.generate(ids, **settings)
+        with capture(llama, "logits") as inner:
+            second = llama.generate(ids, **settings)
+    for out in (first, second):
+        assert "reorder_cache" not in vars(out.past_key_values)
+    for each in (acts, inner):
+        with pytest.raises(LatentError, match="moved sequences between rows"):
+            each.steps("logits")
 
 
 def test_run_stops_after_the_last_site(llama, ids):

@@ -243,6 +243,28 @@ def test_gradients_reach_the_vector(llama, ids):
     assert vector.grad.abs().sum() > 0
 
 
+@pytest.mark.parametrize("name", OPS)
+def test_operations_keep_the_dtype(llama, ids, name):
+    h, new = both(llama.to(torch.bfloat16), ids, OPS[name](strength=torch.tensor([0.0, 0.5, 1.0])))
+    assert new.dtype == torch.bfloat16
+    assert torch.equal(new[0], h[0])
+    assert not torch.equal(new[1], h[1])
+
+
+def test_a_static_cache_is_edited_but_not_counted(llama, padded):
+    """Its mask has four axes, from which sliding windows and padding cannot be told apart."""
+    ids, mask = padded
+    settings = {"attention_mask": mask, "max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False}
+    static = {"cache_implementation": "static", "disable_compile": True}
+    made = []
+    for more in (static, {"use_cache": False}):
+        with edit(llama, {"layers.0.mlp_out": Add(VECTOR, strength=8.0)}):
+            made.append(llama.generate(ids, **more, **settings))
+    assert torch.equal(*made)
+    with pytest.raises(ShapeError, match="cache is static"), capture(llama, "logits", positions="last"):
+        llama.generate(ids, **static, **settings)
+
+
 def test_any_module_can_be_edited():
     model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
     x = torch.ones(5, 3)
@@ -269,5 +291,8 @@ def test_wrong_operations_are_answered(llama, ids):
         edit(llama, {"layers.7.resid_post": Zero()})
     with pytest.raises(ConfigError, match="named twice"):
         edit(llama, {"layers.*.resid_post": Zero(), SITE: Zero()})
+    for positions in (slice(-3, None), slice(0, 4, 2), slice(torch.tensor([0.5]), None)):
+        with pytest.raises(ConfigError, match="not counted from the start"):
+            Add(VECTOR, positions=positions)
     with pytest.raises(ConfigError, match="copies"):
         edit(llama, {SITE: Zero()}, copies=0)

@@ -1,8 +1,8 @@
 """Read activations: `with capture(model, sites) as acts`."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from latent.core.errors import ConfigError, LatentError, ShapeError, UnknownName
 
 __all__ = ["Captured", "capture"]
 
-Positions = Literal["all", "last", "mean"] | list[int] | tuple[int, ...] | Tensor
+Positions = str | Sequence[int] | Tensor
 
 
 class _Enough(Exception):
@@ -94,7 +94,7 @@ class capture:
         """One `Captured` for each forward pass that has ended, in order."""
         return self._started[: self._taps.passes]
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "capture":
         self._started, self._call, self._moved = [], None, False
         self._taps.__enter__()
         return self
@@ -187,6 +187,8 @@ def _choose(site: Site, tensor: Tensor, call: Pass, positions: Any) -> Tensor:
     if isinstance(positions, str) and positions == "mean":
         if cut:
             raise ShapeError(f"Site {site.name!r} shows the last tokens alone.", hint="Use positions='all'.")
+        if not bool(real.any(1).all()):
+            raise LatentError("A row has no real token to take the mean of.", hint="Look at the attention mask.")
         wide = torch.promote_types(tensor.dtype, torch.float32)
         total = (tensor.to(wide) * real.unsqueeze(-1)).sum(1)
         return (total / real.sum(1, keepdim=True)).to(tensor.dtype)

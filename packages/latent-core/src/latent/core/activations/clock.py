@@ -86,7 +86,7 @@ class Pass:
         if shape != expected:
             raise ShapeError(
                 f"Positions are counted from an attention mask of shape {expected}, given {shape}.",
-                hint="Pass the 2-D mask over the tokens in the cache and the new ones.",
+                hint="Pass the 2-D mask over cached and new tokens; generate() does so unless its cache is static.",
             )
         real = self.mask.to(self.device).bool()
         counted = real.long().cumsum(1) - 1

@@ -5,7 +5,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -86,6 +85,17 @@ class Op(ABC):
 
     strength: float | Tensor = 1.0
     positions: slice | Schedule | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.positions, slice):
+            return
+        ends = [end for end in (self.positions.start, self.positions.stop) if end is not None]
+        whole = all(isinstance(e, int) or (isinstance(e, Tensor) and not e.is_floating_point()) for e in ends)
+        if self.positions.step is not None or not whole or any(bool((torch.as_tensor(e) < 0).any()) for e in ends):
+            raise ConfigError(
+                f"Positions {self.positions} are not counted from the start in whole numbers, without a step.",
+                hint="Places are 0, 1, 2, ...; for more use a function of the places.",
+            )
 
     @abstractmethod
     def change(self, hidden: Tensor, weight: float | Tensor, rows: Rows) -> Tensor:
@@ -170,8 +180,11 @@ class _Subspace(Op):
     @functools.cached_property
     def frame(self) -> Tensor:
         """Orthonormal rows with the span of `basis`, `(rank, hidden)`."""
-        _, sizes, rows = torch.linalg.svd(torch.atleast_2d(self.basis).float(), full_matrices=False)
-        frame: Tensor = rows[sizes > sizes.max() * max(rows.shape) * torch.finfo(rows.dtype).eps]
+        if self.basis.requires_grad:
+            raise ConfigError("No gradient reaches the basis of a projection.", hint="Give basis.detach().")
+        with torch.inference_mode(mode=False), torch.no_grad():  # it is kept, and used in any mode
+            _, sizes, rows = torch.linalg.svd(torch.atleast_2d(self.basis).float(), full_matrices=False)
+            frame: Tensor = rows[sizes > sizes.max() * max(rows.shape) * torch.finfo(rows.dtype).eps]
         return frame
 
     def part(self, hidden: Tensor, rows: Rows) -> Tensor:
@@ -281,7 +294,7 @@ class edit:
         self._by_row = any(_by_row(op) for given in self._ops.values() for op in given)
         self._taps = Taps(model, sites, self._change, self._reorder)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "edit":
         self._taps.__enter__()
         return self
 
@@ -326,8 +339,6 @@ def _chosen(positions: slice | Schedule, rows: Rows) -> Tensor:
                 hint="It is given the places of the tokens and returns one factor for each.",
             )
         return torch.where(place < 0, torch.zeros_like(factor), factor)
-    if positions.step is not None:
-        raise ConfigError("A slice of positions has no step.", hint="Use a function of the places.")
     chosen = place >= 0
     for end, inside in ((positions.start, torch.ge), (positions.stop, torch.lt)):
         if end is not None:

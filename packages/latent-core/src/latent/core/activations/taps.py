@@ -5,7 +5,7 @@ import threading
 import types
 from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,18 @@ from latent.core.errors import LatentError, UnknownName
 __all__ = ["Taps"]
 
 Visit = Callable[[Site, Tensor, Pass], Tensor | None]
+
+
+class _Reordering:
+    """Stands before a cache's `reorder_cache` and tells the open contexts which row each row continues."""
+
+    def __init__(self) -> None:
+        self.told: list[Callable[[Tensor], None]] = []
+
+    def __call__(self, cache: Any, origin: Tensor) -> Any:
+        for tell in self.told:
+            tell(origin)
+        return type(cache).reorder_cache(cache, origin)
 
 
 class Taps:
@@ -48,14 +60,13 @@ class Taps:
         self._visit = visit
         self._reorder = reorder
         self._cache: Any = None
-        self._before: types.MethodType | None = None
         self._names = tuple(inspect.signature(model.forward).parameters)
         self._handles: list[RemovableHandle] = []
         self._thread = 0
         self._call: Pass | None = None
         self._reached: set[str] = set()
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Taps":
         if self._handles:
             raise LatentError("This context is entered already.", hint="Make another one.")
         self._thread = threading.get_ident()
@@ -75,7 +86,7 @@ class Taps:
         if kind is None and self.passes == 0:
             raise LatentError(
                 f"No forward pass of the {type(self.model).__name__} ended inside the context.",
-                hint="Call this very model inside the with block, not a part of it or a copy.",
+                hint="Call this very model inside the with block: no part of it, no copy, and not compiled.",
             )
 
     def _remove(self) -> None:
@@ -120,22 +131,17 @@ class Taps:
         if cache is self._cache:
             return
         if self._cache is not None:
-            vars(self._cache).pop("reorder_cache", None)
-            if self._before is not None:
-                self._cache.reorder_cache = self._before
+            watch = self._cache.reorder_cache.__func__
+            watch.told.remove(self._reorder)
+            if not watch.told:
+                del self._cache.reorder_cache
         self._cache = cache if hasattr(cache, "reorder_cache") else None
         if self._cache is None:
             return
-        self._before = vars(cache).get("reorder_cache")
-        reorder = self._before.__func__ if self._before else type(cache).reorder_cache
-
-        def watched(itself: Any, origin: Tensor) -> Any:
-            if self._handles:
-                self._reorder(origin)
-            return reorder(itself, origin)
-
-        # A bound method: a deep copy of the cache gets one that is bound to the copy.
-        cache.reorder_cache = types.MethodType(watched, cache)
+        if "reorder_cache" not in vars(cache):
+            # A bound method: a deep copy of the cache gets one that is bound to the copy.
+            cache.reorder_cache = types.MethodType(_Reordering(), cache)
+        cache.reorder_cache.__func__.told.append(self._reorder)
 
     def _hook(self, site: Site) -> RemovableHandle:
         module = self.model.get_submodule(site.path)
