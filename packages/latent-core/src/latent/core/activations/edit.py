@@ -17,6 +17,7 @@ from latent.core.errors import ConfigError, LatentError, ShapeError
 __all__ = ["Add", "Clamp", "Op", "Patch", "ProjectOnto", "ProjectOut", "Replace", "Resample", "Scale", "Zero", "edit"]
 
 Schedule = Callable[[Tensor], Tensor]
+Number = int | float | Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +62,7 @@ class Rows:
                 hint="Use a vector that was made at this site of this model.",
             )
 
-    def number(self, value: float | Tensor) -> float | Tensor:
+    def number(self, value: Number) -> Number:
         """Return a number, or one for each row with the axes that it needs beside the tensor of the site."""
         return self.spread(value, 0) if isinstance(value, Tensor) else value
 
@@ -83,7 +84,7 @@ class Op(ABC):
             each token a bool or a factor of the strength. None: every token.
     """
 
-    strength: float | Tensor = 1.0
+    strength: Number = 1.0
     positions: slice | Schedule | None = None
 
     def __post_init__(self) -> None:
@@ -98,7 +99,7 @@ class Op(ABC):
             )
 
     @abstractmethod
-    def change(self, hidden: Tensor, weight: float | Tensor, rows: Rows) -> Tensor:
+    def change(self, hidden: Tensor, weight: Number, rows: Rows) -> Tensor:
         """Return the changed tensor; `weight` is not 0 where it counts, and is broadcast with `hidden`."""
 
     def __call__(self, hidden: Tensor, rows: Rows) -> Tensor:
@@ -117,7 +118,7 @@ class Add(Op):
 
     vector: Tensor
 
-    def change(self, hidden: Tensor, weight: float | Tensor, rows: Rows) -> Tensor:
+    def change(self, hidden: Tensor, weight: Number, rows: Rows) -> Tensor:
         """Return `hidden + weight * vector`."""
         return hidden + weight * rows.spread(self.vector, 1)
 
@@ -126,9 +127,9 @@ class Add(Op):
 class Scale(Op):
     """Multiply by `factor`, a number or a tensor `(batch,)`."""
 
-    factor: float | Tensor
+    factor: Number
 
-    def change(self, hidden: Tensor, weight: float | Tensor, rows: Rows) -> Tensor:
+    def change(self, hidden: Tensor, weight: Number, rows: Rows) -> Tensor:
         """Return `hidden` multiplied."""
         return _towards(hidden, hidden * rows.number(self.factor), weight)
 
@@ -137,7 +138,7 @@ class Scale(Op):
 class Zero(Op):
     """Ablate: zeros."""
 
-    def change(self, hidden: Tensor, weight: float | Tensor, rows: Rows) -> Tensor:
+    def change(self, hidden: Tensor, weight: Number, rows: Rows) -> Tensor:
         """Return zeros, or what is left of `hidden`."""
         return _towards(hidden, torch.zeros_like(hidden), weight)
 
@@ -151,7 +152,7 @@ class Replace(Op):
 
     value: Tensor
 
-    def change(self, hidden: Tensor, weight: float | Tensor, rows: Rows) -> Tensor:
+    def change(self, hidden: Tensor, weight: Number, rows: Rows) -> Tensor:
         """Return the value, broadcast."""
         return _towards(hidden, rows.spread(self.value, 1).expand_as(hidden), weight)
 
@@ -166,7 +167,7 @@ class Resample(Op):
     bank: Tensor
     seed: int
 
-    def change(self, hidden: Tensor, weight: float | Tensor, rows: Rows) -> Tensor:
+    def change(self, hidden: Tensor, weight: Number, rows: Rows) -> Tensor:
         """Return one drawn vector for each row, broadcast."""
         texts = rows.call.rows // rows.copies
         drawn = torch.randint(len(self.bank), (texts,), generator=torch.Generator().manual_seed(self.seed))
@@ -199,7 +200,7 @@ class _Subspace(Op):
 class ProjectOut(_Subspace):
     """Remove the part that lies in the span of `basis`, `(hidden,)` or `(k, hidden)` of any length and angle."""
 
-    def change(self, hidden: Tensor, weight: float | Tensor, rows: Rows) -> Tensor:
+    def change(self, hidden: Tensor, weight: Number, rows: Rows) -> Tensor:
         """Return `hidden` without `weight` times its part in the span."""
         return hidden - weight * self.part(hidden, rows)
 
@@ -208,7 +209,7 @@ class ProjectOut(_Subspace):
 class ProjectOnto(_Subspace):
     """Keep only the part that lies in the span of `basis`, `(hidden,)` or `(k, hidden)` of any length and angle."""
 
-    def change(self, hidden: Tensor, weight: float | Tensor, rows: Rows) -> Tensor:
+    def change(self, hidden: Tensor, weight: Number, rows: Rows) -> Tensor:
         """Return the part of `hidden` in the span."""
         return _towards(hidden, self.part(hidden, rows), weight)
 
@@ -224,10 +225,10 @@ class Clamp(Op):
     """
 
     direction: Tensor
-    low: float | Tensor = float("-inf")
-    high: float | Tensor = float("inf")
+    low: Number = float("-inf")
+    high: Number = float("inf")
 
-    def change(self, hidden: Tensor, weight: float | Tensor, rows: Rows) -> Tensor:
+    def change(self, hidden: Tensor, weight: Number, rows: Rows) -> Tensor:
         """Return `hidden` moved along the direction alone."""
         unit = rows.spread(nn.functional.normalize(self.direction, dim=-1), 1)
         now = (hidden * unit).sum(-1, keepdim=True)
@@ -247,7 +248,7 @@ class Patch(Op):
     value: Tensor
     places: Sequence[int]
 
-    def change(self, hidden: Tensor, weight: float | Tensor, rows: Rows) -> Tensor:
+    def change(self, hidden: Tensor, weight: Number, rows: Rows) -> Tensor:
         """Return `hidden` with the given vectors at their places."""
         if len(self.places) != self.value.shape[-2] or min(self.places, default=0) < 0:
             raise ConfigError(
@@ -347,7 +348,7 @@ def _chosen(positions: slice | Schedule, rows: Rows) -> Tensor:
     return chosen
 
 
-def _towards(hidden: Tensor, new: Tensor, weight: float | Tensor) -> Tensor:
+def _towards(hidden: Tensor, new: Tensor, weight: Number) -> Tensor:
     """Return `hidden` moved to `new` by `weight`: exactly `new` at 1."""
     if isinstance(weight, Tensor):
         return torch.where(weight == 1, new, hidden + weight * (new - hidden))

@@ -62,7 +62,7 @@ class Site:
             fits = tensor.ndim > 0 and tensor.shape[0] == call.rows
             return tensor if fits else self._refuse(tensor, call)
         if tensor.ndim == 2 and tensor.shape[0] == call.rows * call.time:
-            return tensor.view(call.rows, call.time, -1)
+            return tensor.reshape(call.rows, call.time, -1)
         fits = tensor.ndim > 0 and tensor.shape[0] == call.rows
         if fits and self.tokens:
             # Logits may be asked for at the last tokens alone.
