@@ -22,6 +22,12 @@ SETTINGS = {
     "opt": ("OPTConfig", {"hidden_size": 32, "ffn_dim": 48, "word_embed_proj_dim": 32, **DEEP}),
     "bloom": ("BloomConfig", {"hidden_size": 32, "n_layer": 3, "n_head": 4, **WORDS}),
     "falcon": ("FalconConfig", {"hidden_size": 32, **DEEP}),
+    "falcon-new": ("FalconConfig", {"hidden_size": 32, "new_decoder_architecture": True, "num_kv_heads": 2, **DEEP}),
+    "phi": ("PhiConfig", LLAMA),
+    "gpt-j": ("GPTJConfig", {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 64, "rotary_dim": 4, **WORDS}),
+    "olmo2": ("Olmo2Config", LLAMA),
+    "glm4": ("Glm4Config", HEAD),
+    "starcoder2": ("Starcoder2Config", LLAMA),
     "mixtral": ("MixtralConfig", {"num_local_experts": 4, **EXPERTS, **LLAMA}),
     "qwen3-moe": ("Qwen3MoeConfig", {"num_experts": 4, "moe_intermediate_size": 16, **EXPERTS, **HEAD}),
 }

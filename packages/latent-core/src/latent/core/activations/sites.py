@@ -221,7 +221,10 @@ def _layer(name: str, path: str, block: nn.Module) -> list[Site]:
     rest = [key for key, child in parts.items() if key != attention and any(p.ndim > 1 for p in child.parameters())]
     norms = [key for key, child in block.named_children() if _is_norm(child)]
     after_mlp = [key for key in norms if re.match(r"post_(feedforward|mlp)", key)]
-    after_attention = [key for key in norms if re.match(r"post_(self_attn|attention)", key)] if after_mlp else []
+    # In Llama `post_attention_layernorm` stands before the feed-forward part; it follows attention where another norm
+    # follows the feed-forward part, unless a third name says so itself (GLM-4).
+    own = [key for key in norms if key.startswith("post_self_attn")]
+    after_attention = own or [key for key in norms if after_mlp and key.startswith("post_attention")]
     out = f"{path}.{attention}.{projection}"
     sites = {
         "resid_pre": Site("", path, "input"),
