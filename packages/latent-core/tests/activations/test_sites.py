@@ -1,5 +1,8 @@
 """Names of sites: the same for every architecture, and answered well when wrong."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -107,3 +110,8 @@ def test_two_stacks_of_layers_are_ambiguous(llama):
     llama.other = nn.ModuleList(llama.model.layers)
     with pytest.raises(UnknownName, match="2 stacks of layers"):
         resolve(llama, "layers.0.resid_post")
+
+
+def test_the_engine_does_not_import_transformers():
+    code = "import sys, latent.core.activations; sys.exit('transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
