@@ -48,6 +48,10 @@ REFERENCE = {
         "latent.core.nn.mlp", "latent.core.nn.ensemble", "latent.core.nn.ema", "latent.core.nn.adam",
         "latent.core.nn.project",
     ),
+    "activations": (
+        "latent.core.activations.sites", "latent.core.activations.capture", "latent.core.activations.edit",
+        "latent.core.activations.clock",
+    ),
     "plugins": ("latent.core.plugins.specs", "latent.core.registry", "latent.core.errors"),
 }  # fmt: skip
 

@@ -1,0 +1,206 @@
+"""Read activations: `with capture(model, sites) as acts`."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from latent.core.activations.clock import Pass
+from latent.core.activations.sites import Site, resolve
+from latent.core.activations.taps import Taps
+from latent.core.errors import ConfigError, LatentError, ShapeError, UnknownName
+
+__all__ = ["Captured", "capture"]
+
+Positions = str | Sequence[int] | Tensor
+
+
+class _Enough(Exception):
+    pass
+
+
+class Captured(Mapping[str, Tensor]):
+    """What one forward pass showed: a tensor for each site.
+
+    Attributes:
+        phase: `"prefill"`, or `"decode"` when a cache held earlier tokens.
+    """
+
+    def __init__(self, phase: str) -> None:
+        self.phase = phase
+        self._values: dict[str, Tensor] = {}
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self._values:
+            raise UnknownName.of("site", name, self._values, where="Only these were asked for.")
+        return self._values[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+
+class capture:
+    """A context in which a model's activations are kept, over forward passes and `generate()`.
+
+    Choosing, reducing and casting happen inside the hooks, so that no more is kept than what is asked for. The tensors
+    are copies, and stay in the graph of gradients unless `torch.no_grad()` is on. A capture that is opened inside an
+    `edit` shows what the edit made; one around it shows what the model made at that site.
+
+    Args:
+        model: The module whose `forward` is called.
+        sites: Names or patterns, see `resolve`.
+        positions: `"all"`: `(rows, time, hidden)`, padding included. `"last"`: each row's last real token,
+            `(rows, hidden)`. `"mean"`: the mean over each row's real tokens, `(rows, hidden)`. Numbers: the tokens
+            at these places of every row, counted without padding, `(rows, places, hidden)`; negative ones are counted
+            from the end of the pass.
+        to: A dtype or device that the kept tensors are cast or moved to.
+
+    Raises:
+        UnknownName: When a site is unknown.
+        ConfigError: When `positions` is none of these.
+        LatentError: See `Taps`.
+
+    Attributes:
+        passes: One `Captured` for each forward pass that has ended, in order.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        sites: str | Iterable[str],
+        *,
+        positions: Positions = "all",
+        to: torch.dtype | torch.device | str | None = None,
+    ) -> None:
+        if isinstance(positions, str) and positions not in ("all", "last", "mean"):
+            raise ConfigError(
+                f"positions={positions!r} is none of 'all', 'last', 'mean'.", hint="Or give places, as [0, 5, -1]."
+            )
+        self._positions: Any = positions
+        self._to = to
+        self._taps = Taps(model, resolve(model, sites), self._keep, self._reorder)
+        self._started: list[Captured] = []
+        self._call: Pass | None = None
+        self._moved = False
+        self._short = False
+
+    @property
+    def passes(self) -> list[Captured]:
+        """One `Captured` for each forward pass that has ended, in order."""
+        return self._started[: self._taps.passes]
+
+    def __enter__(self) -> "capture":
+        self._started, self._call, self._moved = [], None, False
+        self._taps.__enter__()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._taps.__exit__(kind, error, at)
+
+    def run(self, *args: Any, **kwargs: Any) -> Captured:
+        """Call the model, but only as far as the last site that was asked for, and return what it showed.
+
+        A cache that is given is left half filled: give none.
+        """
+        self._short = True
+        try:
+            self._taps.model(*args, **kwargs)
+        except _Enough:
+            self._taps.passes += 1
+        finally:
+            self._short = False
+        return self.passes[-1]
+
+    def __getitem__(self, name: str) -> Tensor:
+        """Return the tensor of a site when there was one forward pass.
+
+        Raises:
+            LatentError: When there were more passes, or none.
+        """
+        return self._only(self.passes, "forward pass")[name]
+
+    def prefill(self, name: str) -> Tensor:
+        """Return the tensor of a site in the pass that read the prompt of `generate()`."""
+        return self._only([each for each in self.passes if each.phase == "prefill"], "pass without a filled cache")[
+            name
+        ]
+
+    def steps(self, name: str) -> Tensor:
+        """Return a site's tensors of all decode steps, oldest first, side by side: `(rows, steps, hidden)`.
+
+        Raises:
+            LatentError: When no step was decoded with a cache, or when beam search moved sequences between rows: a row
+                of one step is then not the row of the next.
+        """
+        if self._moved:
+            raise LatentError(
+                "Beam search moved sequences between rows, so the steps of a row are not one text.",
+                hint="Look at passes[i][site], or generate with num_beams=1.",
+            )
+        found = [each[name] for each in self.passes if each.phase == "decode"]
+        if not found:
+            raise LatentError("No step was decoded with a cache.", hint="Use generate(max_new_tokens=2) or more.")
+        return torch.cat([value if value.ndim > 2 else value.unsqueeze(1) for value in found], dim=1)
+
+    def _only(self, found: list[Captured], what: str) -> Captured:
+        if len(found) != 1:
+            raise LatentError(
+                f"Expected one {what}, but there were {len(found)}.",
+                hint="Look at passes[i][site]; of generate() at prefill(site) and steps(site).",
+            )
+        return found[0]
+
+    def _reorder(self, origin: Tensor) -> None:
+        self._moved |= origin.tolist() != list(range(len(origin)))
+
+    def _keep(self, site: Site, tensor: Tensor, call: Pass) -> None:
+        if call is not self._call:  # a pass that was broken off has the same number
+            self._call = call
+            self._started[call.index :] = [Captured(call.phase)]
+        chosen = _choose(site, tensor, call, self._positions)
+        chosen = chosen if self._to is None else chosen.to(self._to)
+        if chosen.untyped_storage().data_ptr() == tensor.untyped_storage().data_ptr():
+            chosen = chosen.clone()  # a view would keep the whole tensor, and follow what the model does to it in place
+        self._started[call.index]._values[site.name] = chosen
+        if self._short and self._taps.complete:
+            raise _Enough
+
+
+def _choose(site: Site, tensor: Tensor, call: Pass, positions: Any) -> Tensor:
+    """Return the chosen tokens of `tensor`."""
+    if isinstance(positions, str) and positions == "all":
+        return tensor
+    place = call.positions
+    if tensor.ndim != 3 or tensor.shape[1] > place.shape[1]:
+        raise ShapeError(
+            f"Site {site.name!r} has no vector for each token: shape {tuple(tensor.shape)}.",
+            hint="Use positions='all'.",
+        )
+    rows = torch.arange(call.rows, device=tensor.device)
+    real = (place >= 0).to(tensor.device)
+    cut = place.shape[1] - tensor.shape[1]
+    if isinstance(positions, str) and positions == "mean":
+        if cut:
+            raise ShapeError(f"Site {site.name!r} shows the last tokens alone.", hint="Use positions='all'.")
+        if not bool(real.any(1).all()):
+            raise LatentError("A row has no real token to take the mean of.", hint="Look at the attention mask.")
+        wide = torch.promote_types(tensor.dtype, torch.float32)
+        total = (tensor.to(wide) * real.unsqueeze(-1)).sum(1)
+        return (total / real.sum(1, keepdim=True)).to(tensor.dtype)
+    wanted = torch.as_tensor([-1] if isinstance(positions, str) else positions, device=tensor.device)
+    place = place.to(tensor.device)
+    wanted = torch.where(wanted < 0, place.amax(1, keepdim=True) + 1 + wanted, wanted)
+    hits = (place.unsqueeze(1) == wanted.expand(call.rows, -1).unsqueeze(2)) & real.unsqueeze(1)
+    columns = hits.int().argmax(2) - cut
+    if not bool((hits.any(2) & (columns >= 0)).all()):
+        raise LatentError(
+            f"Not every row has tokens at the places {wanted.tolist()} in this pass, at site {site.name!r}.",
+            hint="Rows are counted without padding, from 0; use positions='all'.",
+        )
+    chosen = tensor[rows.unsqueeze(1), columns]
+    return chosen[:, 0] if isinstance(positions, str) else chosen

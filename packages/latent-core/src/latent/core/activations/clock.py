@@ -1,0 +1,93 @@
+"""What one forward pass is about: how many rows and tokens it has, and where in the text each token stands."""
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from latent.core.errors import LatentError, ShapeError
+
+__all__ = ["Pass"]
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One forward pass of the whole model, as its inputs describe it before any layer runs.
+
+    Attributes:
+        index: Number of the pass since the context was entered, from 0.
+        rows: Rows of the batch, those that `generate()` made for several sequences or beams included.
+        time: Tokens of each row in this pass; None when the model does not take tokens.
+        past: Tokens that are in the cache already, padding included.
+        mask: The attention mask over cache and tokens, `(rows, past + time)`; None when none was given.
+        device: Where the inputs are.
+        cut: Whether the logits are asked for at chosen columns, which nothing can be aligned with.
+    """
+
+    index: int
+    rows: int
+    time: int | None
+    past: int
+    mask: Tensor | None
+    device: torch.device
+    cut: bool = False
+
+    @classmethod
+    def of(cls, index: int, given: Mapping[str, Any]) -> "Pass":
+        """Read the inputs of a pass, by the names that they have in the signature of `forward`.
+
+        Raises:
+            LatentError: When no tensor is among the inputs.
+        """
+        tokens = given.get("input_ids")
+        tokens = given.get("inputs_embeds") if tokens is None else tokens
+        first = tokens if tokens is not None else next((v for v in given.values() if isinstance(v, Tensor)), None)
+        if first is None or first.ndim == 0:
+            raise LatentError(
+                f"A forward pass was given no batch of tensors, but {', '.join(given) or 'nothing'}.",
+                hint="Pass tensors whose first axis is the batch.",
+            )
+        cache = given.get("past_key_values")
+        return cls(
+            index=index,
+            rows=first.shape[0],
+            time=None if tokens is None else tokens.shape[1],
+            past=0 if tokens is None or cache is None else int(cache.get_seq_length()),
+            mask=given.get("attention_mask"),
+            device=first.device,
+            cut=isinstance(given.get("logits_to_keep"), Tensor),
+        )
+
+    @property
+    def phase(self) -> str:
+        """`"decode"` when a cache holds earlier tokens, else `"prefill"`."""
+        return "decode" if self.past else "prefill"
+
+    @functools.cached_property
+    def positions(self) -> Tensor:
+        """Place of each token among the real tokens of its row, from 0, as int64 `(rows, time)`; -1 for padding.
+
+        It is counted from the mask and the cache, never from `position_ids`: so it is the same number whether the
+        tokens before come from a cache or are computed again, and whether the row is padded or alone.
+
+        Raises:
+            LatentError: When the model does not take tokens.
+            ShapeError: When the mask is not `(rows, past + time)`.
+        """
+        if self.time is None:
+            raise LatentError("Positions were asked for, but this model takes no tokens.", hint="Leave positions out.")
+        if self.mask is None:
+            return torch.arange(self.past, self.past + self.time, device=self.device).expand(self.rows, -1)
+        expected = (self.rows, self.past + self.time)
+        shape = tuple(self.mask.shape) if isinstance(self.mask, Tensor) else type(self.mask).__name__
+        if shape != expected:
+            raise ShapeError(
+                f"Positions are counted from an attention mask of shape {expected}, given {shape}.",
+                hint="Pass the 2-D mask over cached and new tokens; generate() does so unless its cache is static.",
+            )
+        real = self.mask.to(self.device).bool()
+        counted = real.long().cumsum(1) - 1
+        return counted.masked_fill(~real, -1)[:, self.past :]

@@ -1,0 +1,186 @@
+"""Hooks on the sites of a model for as long as a context is open, which know the forward pass that is under way."""
+
+import inspect
+import threading
+import types
+from collections.abc import Callable, Iterable, Sequence
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from latent.core.activations.clock import Pass
+from latent.core.activations.sites import Site
+from latent.core.errors import LatentError, UnknownName
+
+__all__ = ["Taps"]
+
+Visit = Callable[[Site, Tensor, Pass], Tensor | None]
+
+
+class _Reordering:
+    """Stands before a cache's `reorder_cache` and tells the open contexts which row each row continues."""
+
+    def __init__(self) -> None:
+        self.told: list[Callable[[Tensor], None]] = []
+
+    def __call__(self, cache: Any, origin: Tensor) -> Any:
+        for tell in self.told:
+            tell(origin)
+        return type(cache).reorder_cache(cache, origin)
+
+
+class Taps:
+    """A context in which `visit(site, tensor, call)` sees the tensor of each site, once in every forward pass.
+
+    It looks at passes of the thread that entered it alone. Contexts may be nested: at one site the hooks run in the
+    order in which the contexts were entered.
+
+    Args:
+        model: The module whose `forward` is called, by the user or by `generate()`.
+        sites: Where to look.
+        visit: Returns the tensor that takes the place of the one that it was given, or None to leave it.
+        reorder: Is told when beam search moves rows: for each row, the row that it continues.
+
+    Raises:
+        LatentError: From a forward pass, when a site was not reached, was reached twice or outside of a pass of
+            `model`; on leaving, when there was no pass at all.
+    """
+
+    def __init__(
+        self, model: nn.Module, sites: Sequence[Site], visit: Visit, reorder: Callable[[Tensor], None]
+    ) -> None:
+        if not sites:
+            raise UnknownName("No site was given.", hint="Name one, such as 'layers.0.resid_post'.")
+        self.model = model
+        self.sites = tuple(sites)
+        self.passes = 0
+        self._visit = visit
+        self._reorder = reorder
+        self._cache: Any = None
+        self._names = tuple(inspect.signature(model.forward).parameters)
+        self._handles: list[RemovableHandle] = []
+        self._thread = 0
+        self._call: Pass | None = None
+        self._reached: set[str] = set()
+
+    def __enter__(self) -> "Taps":
+        if self._handles:
+            raise LatentError("This context is entered already.", hint="Make another one.")
+        self._thread = threading.get_ident()
+        self.passes = 0
+        try:
+            self._handles.append(self.model.register_forward_pre_hook(self._begin, with_kwargs=True))
+            for site in self.sites:
+                self._handles.append(self._hook(site))
+            self._handles.append(self.model.register_forward_hook(self._end))
+        except BaseException:
+            self._remove()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._remove()
+        if kind is None and self.passes == 0:
+            raise LatentError(
+                f"No forward pass of the {type(self.model).__name__} ended inside the context.",
+                hint="Call this very model inside the with block: no part of it, no copy, and not compiled.",
+            )
+
+    def _remove(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self._watch(None)
+        self._call = None
+        self._reached.clear()
+
+    def _elsewhere(self) -> bool:
+        return threading.get_ident() != self._thread
+
+    def _begin(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self._elsewhere():
+            return
+        again = model.training and torch.is_grad_enabled()
+        if again and any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
+            raise LatentError(
+                "Layers that are computed again in the backward pass would run without these hooks.",
+                hint="Turn activation checkpointing (gradient checkpointing) off, or call model.eval().",
+            )
+        self._reached.clear()
+        given = dict(zip(self._names, args, strict=False)) | kwargs
+        self._call = Pass.of(self.passes, given)
+        self._watch(given.get("past_key_values"))
+
+    def _end(self, model: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if self._elsewhere():
+            return
+        self._call = None
+        self.passes += 1
+        missed = [site.name for site in self.sites if site.name not in self._reached]
+        if missed:
+            raise LatentError(
+                f"The forward pass did not reach {_listed(missed)}.",
+                hint="The module was not called for these inputs ('embed' needs input_ids): choose another site.",
+            )
+
+    def _watch(self, cache: Any) -> None:
+        """Learn of the rows that `cache` moves, and leave the cache of the pass before as it was."""
+        if cache is self._cache:
+            return
+        if self._cache is not None:
+            watch = self._cache.reorder_cache.__func__
+            watch.told.remove(self._reorder)
+            if not watch.told:
+                del self._cache.reorder_cache
+        self._cache = cache if hasattr(cache, "reorder_cache") else None
+        if self._cache is None:
+            return
+        if "reorder_cache" not in vars(cache):
+            # A bound method: a deep copy of the cache gets one that is bound to the copy.
+            cache.reorder_cache = types.MethodType(_Reordering(), cache)
+        cache.reorder_cache.__func__.told.append(self._reorder)
+
+    def _hook(self, site: Site) -> RemovableHandle:
+        module = self.model.get_submodule(site.path)
+        if site.side == "input":
+
+            def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+                return self._at(site, (args, kwargs))
+
+            return module.register_forward_pre_hook(before, with_kwargs=True)
+
+        def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+            return self._at(site, output)
+
+        return module.register_forward_hook(after)
+
+    def _at(self, site: Site, value: Any) -> Any:
+        """Show the tensor to `visit`, and return the value with the new tensor, or None when nothing changes."""
+        if self._elsewhere():
+            return None
+        if self._call is None:
+            raise LatentError(
+                f"Site {site.name!r} was reached outside of a forward pass of the {type(self.model).__name__}.",
+                hint="Open the context on the module that is called.",
+            )
+        if site.name in self._reached:
+            raise LatentError(
+                f"Site {site.name!r} was reached twice in one forward pass: its module is shared.",
+                hint="Choose a site around it.",
+            )
+        self._reached.add(site.name)
+        new = self._visit(site, site.read(value, self._call), self._call)
+        return None if new is None else site.write(value, new)
+
+    @property
+    def complete(self) -> bool:
+        """Whether the pass that is under way has reached every site."""
+        return len(self._reached) == len(self.sites)
+
+
+def _listed(names: Iterable[str]) -> str:
+    names = list(names)
+    return ", ".join(map(repr, names[:5])) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -1,0 +1,117 @@
+"""Names of sites: the same for every architecture, and answered well when wrong."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from latent.core.activations import LAYER_SITES, capture, resolve, site_names
+from latent.core.errors import LatentError, UnknownName
+
+
+def test_every_architecture_has_every_name(model):
+    names = site_names(model)
+    experts = "moe" in model.config.model_type or model.config.model_type == "mixtral"
+    layer = [key for key in LAYER_SITES if not (experts and key == "mlp_act")]
+    assert names == ["embed", *(f"layers.{i}.{key}" for i in range(3) for key in layer), "final_norm", "logits"]
+
+
+def test_what_attention_and_feed_forward_add_is_what_the_stream_gains(model, ids):
+    with capture(model, "layers.*.*") as acts:
+        model(ids)
+    for i in range(3):
+        read = {key: acts[f"layers.{i}.{key}"] for key in ("resid_pre", "attn_out", "mlp_out", "resid_post")}
+        gained = read["resid_pre"] + read["attn_out"] + read["mlp_out"]
+        torch.testing.assert_close(gained, read["resid_post"])
+        assert read["attn_out"].abs().max() > 1e-4
+        assert read["mlp_out"].abs().max() > 1e-4
+
+
+def test_projections_link_what_is_before_and_after_them(model, ids):
+    sites = {site.name: site for site in resolve(model, "layers.1.*")}
+    with capture(model, list(sites)) as acts:
+        model(ids)
+    for before, after in (("attn_heads", "attn_out"), ("mlp_act", "mlp_out")):
+        if f"layers.1.{before}" not in sites:
+            continue
+        module = model.get_submodule(sites[f"layers.1.{before}"].path)
+        given = module(acts[f"layers.1.{before}"])
+        if sites[f"layers.1.{after}"].path != sites[f"layers.1.{before}"].path:  # a norm follows
+            given = model.get_submodule(sites[f"layers.1.{after}"].path)(given)
+        torch.testing.assert_close(given, acts[f"layers.1.{after}"])
+
+
+def test_logits_are_what_the_model_returns(model, ids):
+    with capture(model, ["logits", "final_norm"]) as acts:
+        logits = model(ids).logits
+    assert torch.equal(acts["logits"], logits)
+    assert acts["final_norm"].shape == (3, 6, 32)
+
+
+@pytest.mark.parametrize(
+    ("name", "answer"),
+    [
+        ("layers.9.resid_post", "layers 0 to 2.\nDid you mean 'layers.2.resid_post'"),
+        ("layers.1.resid_pots", "Did you mean 'layers.1.resid_post'"),
+        ("resid_post", "'layers.*.resid_post'"),
+        ("logit", "Did you mean 'logits'"),
+        ("model.layerz.1.mlp", "Did you mean 'model.layers.1.mlp'"),
+        ("model.layers.1.mlp:sideways", "Unknown site"),
+        ("layers.*.nothing", "Unknown site"),
+    ],
+)
+def test_wrong_names_are_answered(llama, name, answer):
+    with pytest.raises(UnknownName) as error:
+        resolve(llama, name)
+    assert answer in str(error.value)
+
+
+def test_a_mixture_of_experts_says_that_it_has_no_hidden_units(model):
+    if "layers.0.mlp_act" not in site_names(model):
+        with pytest.raises(UnknownName, match=r"mixture of experts[\s\S]*model\.layers\.1\.mlp"):
+            resolve(model, "layers.1.mlp_act")
+
+
+def test_wildcards_stand_for_one_part(llama):
+    assert [s.name for s in resolve(llama, "layers.*.resid_post")] == [f"layers.{i}.resid_post" for i in range(3)]
+    assert [s.path for s in resolve(llama, "model.layers.*.mlp")] == [f"model.layers.{i}.mlp" for i in range(3)]
+    assert len(resolve(llama, ["layers.*.mlp_in", "layers.1.mlp_in"])) == 3
+
+
+def test_any_module_has_its_paths():
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    assert site_names(model) == []
+    x = torch.ones(5, 3)
+    with capture(model, ["0", "2:input"]) as acts:
+        model(x)
+    assert torch.equal(acts["0"], model[0](x))
+    assert torch.equal(acts["2:input"], model[0](x).relu())
+    with pytest.raises(UnknownName, match="name modules by their paths"):
+        resolve(model, "layers.0.resid_post")
+
+
+def test_outputs_with_names_show_their_first_tensor(llama):
+    ids = torch.full((2, 5), 7)
+    with capture(llama, ["model", "final_norm"]) as acts:
+        llama(ids)
+    assert torch.equal(acts["model"], acts["final_norm"])
+
+
+def test_a_name_that_means_two_things_is_refused(llama):
+    llama.embed = nn.Linear(2, 2)
+    with pytest.raises(LatentError, match="embed:output"):
+        resolve(llama, "embed")
+    assert resolve(llama, "embed:output")[0].path == "embed"
+
+
+def test_two_stacks_of_layers_are_ambiguous(llama):
+    llama.other = nn.ModuleList(llama.model.layers)
+    with pytest.raises(UnknownName, match="2 stacks of layers"):
+        resolve(llama, "layers.0.resid_post")
+
+
+def test_the_engine_does_not_import_transformers():
+    code = "import sys, latent.core.activations; sys.exit('transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
