@@ -46,7 +46,7 @@ def test_two_processes_give_the_loss_curve_of_one(alone, environment, tmp_path):
     assert (tmp_path / "two/arms/shuffled/seed-0/result.json").exists()
 
 
-def test_an_interrupted_run_goes_on_with_one_process_or_two(alone, environment, latent, tmp_path):
+def test_an_interrupted_run_goes_on_as_if_it_had_not_been(alone, environment, latent, tmp_path):
     words = ["toy/regression", "--arms", "toy", "seconds_per_step=0.01", "--out", "two"]
     process = torchrun(environment, tmp_path, *words)
     log = tmp_path / "two/arms/toy/seed-0/metrics.jsonl"
