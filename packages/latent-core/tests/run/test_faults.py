@@ -132,10 +132,15 @@ def test_a_read_only_run_folder_is_refused_and_untouched(latent, environment, tm
 # Every question for the time gets an answer that has jumped: wall clock back and forth, the other forward (a sleeping
 # laptop). In a sitecustomize module, which every process of the run imports.
 JUMPING_CLOCK = """
-import itertools, time
+import itertools, pathlib, time
 real_time, real_monotonic, calls = time.time, time.monotonic, itertools.count()
 time.time = lambda: real_time() + (-1) ** next(calls) * 1e7
-time.monotonic = lambda: real_monotonic() + 5.0 * next(calls)
+
+def jumping():
+    pathlib.Path(__file__).with_name("jumped").touch()
+    return real_monotonic() + 5.0 * next(calls)
+
+time.monotonic = jumping
 """
 
 
@@ -144,6 +149,7 @@ def test_a_jumping_clock_changes_nothing(latent, site, tmp_path):
     latent(*words, "--out", "steady")
     (site / "sitecustomize.py").write_text(JUMPING_CLOCK)
     latent(*words, "--out", "jumping")
+    assert (site / "jumped").exists(), "nobody asked the jumping clock"
     for name in ("metrics.jsonl", "model/model.safetensors"):
         one, other = (tmp_path / run / "arms/toy/seed-0" / name for run in ("steady", "jumping"))
         assert one.read_bytes() == other.read_bytes()
