@@ -109,6 +109,14 @@ def test_losses_that_couple_rows_have_the_gradient_of_the_whole_batch(environmen
     assert done.returncode == 0, done.stderr
 
 
+def test_only_run_is_started_by_torchrun(latent, tmp_path):
+    torchrun_s = {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "2", "RANK": "1"}
+    done = latent("reproduce", "toy/regression", "--preset", "smoke", check=False, **torchrun_s)
+    assert done.returncode == 2
+    assert "torchrun starts `latent run` alone." in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
 def test_without_torchrun_nothing_is_shared(monkeypatch):
     batch = {"x": object()}
     assert distributed.share(batch) is batch

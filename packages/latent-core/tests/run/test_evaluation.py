@@ -88,3 +88,25 @@ def test_command_lists_and_evaluates(bench, latent, tmp_path):
     assert table[3].split() == ["seed", "0"]
     failed = latent("evaluate", "--on", "bench/spread", check=False)
     assert (failed.returncode, "Give a MODEL" in failed.stderr) == (2, True)
+
+
+def test_a_model_alone_is_evaluated_on_what_fits_it(distribution, toy_installed, latent, tmp_path):
+    plugin = (
+        "from latent.core.plugins import BenchmarkSpec, hookimpl\n"
+        "@hookimpl\ndef latent_benchmarks():\n"
+        "    yield BenchmarkSpec(name='fit/one', target='fit_scores:one', summary='One.', capabilities=('Encodes',))\n"
+        "    yield BenchmarkSpec(name='fit/two', target='fit_scores:two', summary='Two.')\n"
+        "    yield BenchmarkSpec(name='fit/acts', target='nowhere:x', summary='Acting.', capabilities=('Acts',))\n"
+    )
+    scores = (
+        "def one(model, context):\n    return {'a': 1.0}\ndef two(model, context):\n    return {'b': context.seed}\n"
+    )
+    distribution("fit-plugin", {"fit_plugin": plugin, "fit_scores": scores}, "[latent.plugins.v1]\nfit = fit_plugin\n")
+    save_model(toy(), tmp_path / "model", method="toy/regression")
+    rows = json.loads(latent("evaluate", "model", "--seed", 3, "--json", LATENT_PLUGINS="toy,fit").stdout)
+    assert [(row["benchmark"], row["scores"]) for row in rows] == [("fit/one", {"a": 1.0}), ("fit/two", {"b": 3.0})]
+    said = latent("evaluate", "model", LATENT_PLUGINS="toy,fit").stdout.splitlines()
+    assert [said[0], said[4]] == ["fit/one", "fit/two"]
+    refused = latent("evaluate", "model", LATENT_PLUGINS="toy", check=False)
+    assert refused.returncode == 2
+    assert "No benchmark is for ToyModel, which has Encodes." in refused.stderr

@@ -11,7 +11,7 @@ __all__ = ["evaluate"]
 
 @click.command()
 @click.argument("model", required=False)
-@click.option("--on", "benchmark", help="Benchmark; without it the benchmarks are listed.")
+@click.option("--on", "benchmark", help="Benchmark; by default every one whose capabilities the model has.")
 @click.option("--seed", default=0, show_default=True, help="Seed of everything random in the benchmark.")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1 ...")
 @click.option("--revision", help="Branch, tag, commit or refs/pr/N of a repository.")
@@ -19,24 +19,29 @@ __all__ = ["evaluate"]
 def evaluate(
     model: str | None, benchmark: str | None, seed: int, device: str, revision: str | None, as_json: bool
 ) -> None:
-    """Evaluate MODEL, a folder or a repository OWNER/NAME, on a benchmark."""
-    book = registry()
-    if benchmark is None:
+    """Evaluate MODEL, a folder or a repository OWNER/NAME, on benchmarks; without MODEL list them."""
+    if benchmark is not None:
+        registry().find("benchmark", benchmark)
+    if model is None:
+        if benchmark is not None:
+            raise click.UsageError("Give a MODEL: a folder that holds a saved model, or a repository OWNER/NAME.")
         _list(as_json)
         return
-    book.find("benchmark", benchmark)
-    if model is None:
-        raise click.UsageError("Give a MODEL: a folder that holds a saved model, or a repository OWNER/NAME.")
     from latent.core.cli.show import grid
     from latent.core.hub.auto import AutoLatent
-    from latent.core.run.evaluation import evaluate as score
+    from latent.core.run import evaluation
 
     loaded = AutoLatent.from_pretrained(model, revision=revision, device=device)
-    scores = score(loaded, benchmark, seed=seed)
+    names = [benchmark] if benchmark else evaluation.benchmarks_of(loaded)
+    scores = {name: evaluation.evaluate(loaded, name, seed=seed) for name in names}
     if as_json:
-        click.echo(json.dumps({"benchmark": benchmark, "model": model, "seed": seed, "scores": scores}, indent=2))
-    else:
-        click.echo(grid(["score", model], list(scores.items())))
+        rows = [{"benchmark": name, "model": model, "seed": seed, "scores": found} for name, found in scores.items()]
+        click.echo(json.dumps(rows[0] if benchmark else rows, indent=2))
+        return
+    for name, found in scores.items():
+        if benchmark is None:
+            click.echo(name)
+        click.echo(grid(["score", model], list(found.items())))
 
 
 def _list(as_json: bool) -> None:

@@ -13,7 +13,7 @@ from latent.core.errors import ConfigError, LatentError, NonFiniteMetric
 from latent.core.registry import registry
 from latent.core.run.seed import generator
 
-__all__ = ["EvaluationContext", "evaluate"]
+__all__ = ["EvaluationContext", "benchmarks_of", "evaluate"]
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,23 @@ class EvaluationContext:
     def generator(self, *path: str | int) -> torch.Generator:
         """Return the random stream named by `path`, on the CPU so that it is the same for every device."""
         return generator(self.seed, *path)
+
+
+def benchmarks_of(model: Model) -> list[str]:
+    """Return the ids of the benchmarks whose capabilities the model has.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    plugins, has = registry(), capabilities_of(model)
+    names = plugins.names("benchmark")
+    fitting = [name for name in names if set(plugins.find("benchmark", name).spec.capabilities) <= set(has)]
+    if not fitting:
+        raise ConfigError(
+            f"No benchmark is for {type(model).__name__}, which has {', '.join(has) or 'no capability'}.",
+            hint="See the benchmarks and what they need: latent evaluate",
+        )
+    return fitting
 
 
 def evaluate(model: Model, benchmark: str, *, seed: int = 0) -> dict[str, float]:

@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from latent.core.config import from_mapping, overlay, read_toml, to_mapping, to_toml
-from latent.core.errors import Interrupted, RunFolderError, UnknownName
+from latent.core.errors import ConfigError, Interrupted, RunFolderError, UnknownName
 from latent.core.files import locked, read_json, write, write_json
 from latent.core.plugins.manager import manager
 from latent.core.registry import registry
 from latent.core.run.arms import ArmOrder, run_orders
-from latent.core.run.distributed import Followers, launched_by_torchrun
+from latent.core.run.distributed import Followers, launched_by_torchrun, launched_rank
 from latent.core.run.experiment import ExperimentModule
 from latent.core.run.progress import Progress, standard_progress
 from latent.core.run.stop import StopRequest, stop_on_signals
@@ -230,6 +230,7 @@ def start(
         UnknownName: There is no such method, preset or arm.
         Interrupted: The run was stopped; `resume` continues it.
     """
+    _refuse_other_ranks()
     module = experiment_module(method)
     if options.preset not in module.PRESETS:
         raise UnknownName.of("preset", options.preset, module.PRESETS)
@@ -245,6 +246,12 @@ def start(
         write(folder / "config.toml", to_toml(config))
         write_json(folder / "run.json", _record(method, options, config, module.PRESETS[options.preset]))
         return _execute(folder, progress)
+
+
+def _refuse_other_ranks() -> None:
+    """Refuse a run of its own in each process of `torchrun`: only `latent run` has them work on one."""
+    if launched_rank() > 0:
+        raise ConfigError("torchrun starts `latent run` alone.", hint="Leave torchrun out, or use latent run.")
 
 
 def _occupied(folder: Path) -> bool:
@@ -285,6 +292,7 @@ def resume(folder: Path, *, progress: Progress | None = None) -> "Report":
     Raises:
         RunFolderError: The folder is not a run folder, is damaged, or another process works in it.
     """
+    _refuse_other_ranks()
     if not folder.is_dir():
         raise RunFolderError(
             f"There is no run folder {folder}.",
