@@ -7,7 +7,30 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from latent.core.plugins import DoctorCheck, Health, MetricSpec, TrackerSpec, hookimpl
+from latent.core.plugins import DoctorCheck, Health, MethodSpec, MetricSpec, TrackerSpec, hookimpl
+
+
+@hookimpl
+def latent_methods() -> Iterator[MethodSpec]:
+    """Yield what methods of several families make and save: they have an id to be loaded by, and no experiment."""
+    yield MethodSpec(
+        name="core/direction",
+        target="latent.core.activations.directions:Direction",
+        config="latent.core.activations.directions:DirectionConfig",
+        specimen="latent.core.testing.directions:direction",
+        summary="A direction of activations that knows its site, model and data.",
+        capabilities=("Intervenes", "Scores"),
+        status="stable",
+    )
+    yield MethodSpec(
+        name="core/subspace",
+        target="latent.core.activations.directions:Subspace",
+        config="latent.core.activations.directions:SubspaceConfig",
+        specimen="latent.core.testing.directions:subspace",
+        summary="A subspace of activations that knows its site, model and data.",
+        capabilities=("Intervenes",),
+        status="stable",
+    )
 
 
 @hookimpl

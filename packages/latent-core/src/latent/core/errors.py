@@ -23,6 +23,7 @@ __all__ = [
     "MissingExtra",
     "NonFiniteMetric",
     "PluginError",
+    "ProvenanceError",
     "RunFolderError",
     "ShapeError",
     "UnknownKey",
@@ -132,6 +133,10 @@ class EnvironmentUnavailable(LatentError):
     """An environment is unknown to its backend or its backend does not run here."""
 
     exit_code = 2
+
+
+class ProvenanceError(LatentError):
+    """Something that was found in one model, or at one site, is used in another."""
 
 
 class RunFolderError(LatentError):
