@@ -52,6 +52,12 @@ def llama():
     return build("llama")
 
 
+@pytest.fixture
+def gpt2():
+    """One model with learned positions."""
+    return build("gpt2")
+
+
 @pytest.fixture(scope="session")
 def ids():
     """Three rows of six tokens, none of them special."""

@@ -1,0 +1,133 @@
+"""Latent steps and tokens a second, against a loop without a cache and against `generate()`, in the same run.
+
+The model is a random Llama of about 5 million parameters; contexts are 128 tokens. Ratios are medians over rounds in
+which the candidates take turns, of the process's own seconds on the CPU, so that other work on the machine counts less.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from latent.core.activations.decode import NormMatched, decode, prefill
+from latent.core.activations.decode.feedback import match_norm
+from latent.core.run.seed import generator, isolated
+
+VOCABULARY = 4096
+CONTEXT = 128
+
+
+def build(device: str) -> LlamaForCausalLM:
+    """Return a random model that never ends a text."""
+    config = LlamaConfig(
+        vocab_size=VOCABULARY, hidden_size=192, intermediate_size=512, num_hidden_layers=8, num_attention_heads=6,
+        num_key_value_heads=6, max_position_embeddings=1024, bos_token_id=None, eos_token_id=None, pad_token_id=0,
+    )  # fmt: skip
+    with isolated(0, "model"):
+        return LlamaForCausalLM(config).to(device).eval()
+
+
+def naive_thoughts(model: nn.Module, ids: Tensor, steps: int, norm: float) -> Tensor:
+    """Feed states back by running the whole sequence again in each step."""
+    inputs = model.get_input_embeddings()(ids)
+    for _ in range(steps):
+        state = model(inputs_embeds=inputs, use_cache=False, output_hidden_states=True, logits_to_keep=1)
+        inputs = torch.cat([inputs, match_norm(state.hidden_states[-1][:, -1:], norm)], 1)
+    return inputs
+
+
+def naive_tokens(model: nn.Module, ids: Tensor, steps: int) -> Tensor:
+    """Choose tokens by running the whole sequence again in each step."""
+    for _ in range(steps):
+        ids = torch.cat([ids, model(ids, use_cache=False, logits_to_keep=1).logits.argmax(-1)], 1)
+    return ids
+
+
+def seconds(call: Callable[[], object], device: str) -> float:
+    """Return what one call takes: the process's own time on the CPU."""
+    clock = time.process_time if device == "cpu" else time.perf_counter
+    begin = clock()
+    call()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return clock() - begin
+
+
+def measure(model: LlamaForCausalLM, batch: int, steps: int, naive: int, rounds: int) -> list[str]:
+    """Check that all candidates agree, time them in turns and return the cells of one row.
+
+    Every candidate reads the prompt in its time, and ours and `generate()` make as many steps, the loops without a
+    cache fewer: their time is counted by the step.
+    """
+    device = str(model.device)
+    ids = torch.randint(1, VOCABULARY, (batch, CONTEXT), generator=generator(0, "ids")).to(device)
+    feedback = NormMatched(model)
+    settings = {"max_new_tokens": steps, "do_sample": False, "attention_mask": torch.ones_like(ids)}
+
+    def thoughts() -> Tensor:
+        return decode(model, prefill(model, ids), latent_steps=steps, feedback=feedback).memory.inputs(model)
+
+    def tokens() -> Tensor:
+        return torch.cat([ids, decode(model, prefill(model, ids), max_new_tokens=steps).tokens], 1)
+
+    candidates: dict[str, tuple[Callable[[], object], int]] = {
+        "thoughts": (thoughts, steps),
+        "tokens": (tokens, steps),
+        "generate": (lambda: model.generate(ids, **settings), steps),
+        "naive thoughts": (lambda: naive_thoughts(model, ids, naive, feedback.norm), naive),
+        "naive tokens": (lambda: naive_tokens(model, ids, naive), naive),
+    }
+    torch.testing.assert_close(
+        thoughts()[:, : CONTEXT + naive], naive_thoughts(model, ids, naive, feedback.norm), rtol=1e-3, atol=1e-4
+    )
+    if not torch.equal(tokens(), model.generate(ids, **settings)):
+        raise SystemExit("decode and generate() choose other tokens")
+    taken: dict[str, list[float]] = {name: [] for name in candidates}
+    for _ in range(rounds):
+        for name, (call, count) in candidates.items():
+            taken[name].append(seconds(call, device) / count)
+    rates = {name: batch / statistics.median(values) for name, values in taken.items()}
+
+    def ratio(slow: str, fast: str) -> float:
+        return statistics.median(a / b for a, b in zip(taken[slow], taken[fast], strict=True))
+
+    return [
+        f"{batch}",
+        f"{rates['thoughts']:.0f}",
+        f"{ratio('naive thoughts', 'thoughts'):.1f}",
+        f"{rates['tokens']:.0f}",
+        f"{ratio('naive tokens', 'tokens'):.1f}",
+        f"{rates['generate']:.0f}",
+        f"{ratio('generate', 'tokens'):.2f}",
+    ]
+
+
+def main() -> None:
+    """Print one row for each batch size."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--steps", type=int, default=32)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--quick", action="store_true", help="batch 1 only, fewer rounds")
+    options = parser.parse_args()
+    if options.device == "cpu":
+        torch.set_num_threads(1)
+    model = build(options.device)
+    print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters, context {CONTEXT}, {options.device}\n")
+    print(
+        "| batch | latent steps/s | x without cache | tokens/s | x without cache | generate() tokens/s | x generate() |"
+    )
+    print("|--:|--:|--:|--:|--:|--:|--:|")
+    with torch.no_grad():
+        for batch in (1,) if options.quick else (1, 8, 32):
+            naive = {1: 8, 8: 4, 32: 2}[batch]
+            rounds = 3 if options.quick else options.rounds
+            print(f"| {' | '.join(measure(model, batch, options.steps, naive, rounds))} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
