@@ -10,6 +10,7 @@ Packages are found by folder: adding one to `packages/` changes nothing here.
 
 import datetime
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -30,6 +31,10 @@ TESTS = [f"packages/{package}/tests" for package in PACKAGES]
 # Files stay whole, because tests of a file share what is dear to make.
 PARALLEL = ("-n", "auto", "--dist", "loadfile")
 CONSTRAINTS = ("-c", str(ROOT / "constraints.txt"))
+PINS = dict(re.findall(r"^([\w-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE))
+
+# Libraries that read and write activations, which no package of ours needs. The first three fit our constraints.
+ORACLES = ("nnsight==0.8.1", "pyvene==0.1.8", "transformer-lens==3.9.0")
 
 # Two threads on two busy cores were measured 3 to 17 times slower than one; without bytecode every `import torch`
 # costs 4 s.
@@ -162,8 +167,8 @@ def _import_contracts(folder: Path) -> Path:
             "type": "layers",
             "containers": ["latent.core"],
             "layers": [
-                "cli", "testing", "run : hub : report", "activations : nn : metrics : capabilities : contract : typing",
-                "registry", "plugins", "config", "errors",
+                "cli", "testing", "run : hub : report : language",
+                "activations : nn : metrics : capabilities : contract : typing", "registry", "plugins", "config", "errors",
             ],
         },
         "core": {
@@ -233,6 +238,14 @@ def compile(session: nox.Session) -> None:
     _prepare(session)
     _install_wheels(session, PACKAGES, *GROUPS["test"])
     session.run("python", "-m", "pytest", "-m", "compile", *TESTS, *session.posargs)
+
+
+@nox.session
+def oracle(session: nox.Session) -> None:
+    """Compare what we read and write inside models with what nnsight, pyvene and transformer-lens do."""
+    _prepare(session)
+    _install_wheels(session, ["latent-core"], *GROUPS["test"], *ORACLES)
+    session.run("python", "-m", "pytest", "-m", "oracle", "packages/latent-core/tests", *session.posargs)
 
 
 @nox.session
@@ -343,9 +356,44 @@ def claims(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """Measure speed against peers and limits in the same run."""
     _prepare(session)
-    _install_editable(session)
-    for path in sorted((ROOT / "benchmarks").rglob("*.py")):
+    _install_editable(session, "transformers")
+    for path in sorted((ROOT / "benchmarks").rglob("[!_]*.py")):
         session.run("python", str(path.relative_to(ROOT)), *session.posargs)
+
+
+def _bench_beside(session: nox.Session) -> None:
+    """Measure what activations cost beside the libraries that are installed, and print all that was measured so."""
+    script, results = "benchmarks/activations/overhead.py", ROOT / "runs" / "bench"
+    results.mkdir(parents=True, exist_ok=True)
+    session.run("python", script, "--json", str(results / f"{session.name}.json"), *session.posargs)
+    session.run("python", script, "--table", *map(str, sorted(results.glob("bench-*.json"))))
+
+
+@nox.session(name="bench-peers")
+def bench_peers(session: nox.Session) -> None:
+    """Measure what activations cost beside nnsight, pyvene and transformer-lens."""
+    _prepare(session)
+    session.install(*CONSTRAINTS, "-e", "./packages/latent-core", "transformers", *ORACLES)
+    _bench_beside(session)
+
+
+@nox.session(name="bench-repeng")
+def bench_repeng(session: nox.Session) -> None:
+    """Measure what activations cost beside repeng, which wants numpy 1."""
+    _prepare(session)
+    pinned = [f"{name}=={PINS[name]}" for name in ("torch", "transformers")]
+    session.install(*pinned, "repeng==0.4.0", "-e", "./packages/latent-core")
+    _bench_beside(session)
+
+
+@nox.session(name="bench-steering-vectors")
+def bench_steering_vectors(session: nox.Session) -> None:
+    """Measure what activations cost beside steering-vectors, which wants transformers 4."""
+    _prepare(session)
+    pinned = [f"{name}=={PINS[name]}" for name in ("torch", "beartype", "jaxtyping")]
+    session.install(*pinned, "transformers==4.57.6", "steering-vectors==0.12.2")
+    session.install("--no-deps", "-e", "./packages/latent-core")  # it asks for a newer huggingface-hub
+    _bench_beside(session)
 
 
 @nox.session(venv_backend="none")

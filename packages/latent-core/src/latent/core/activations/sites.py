@@ -5,6 +5,7 @@ a list of classes. In any other module a place is a module's path, with `:input`
 """
 
 import re
+import weakref
 from collections.abc import Iterable, Mapping, MutableMapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -47,6 +48,12 @@ class Site:
     side: str = "output"
     tokens: bool = False
 
+    def module(self, model: nn.Module) -> nn.Module:
+        """Return the module at the site's path."""
+        for part in self.path.split(".") if self.path else ():
+            model = model._modules[part]  # type: ignore[assignment]  # not None: it was found there
+        return model
+
     def read(self, value: Any, call: Pass) -> Tensor:
         """Take the tensor out of what the module got or gave, as `(rows, time, hidden)` when it has tokens.
 
@@ -73,7 +80,8 @@ class Site:
 
     def write(self, value: Any, new: Tensor) -> Any:
         """Return what the module got or gave with its tensor replaced by `new`, in the form that it had."""
-        new = new.reshape(self._tensor(value).shape)
+        old = self._tensor(value)
+        new = new if new.shape == old.shape else new.reshape(old.shape)
         if self.side == "input":
             args, kwargs = value
             if args:
@@ -88,6 +96,8 @@ class Site:
         return type(value)._make(changed) if hasattr(value, "_make") else type(value)(changed)
 
     def _tensor(self, value: Any) -> Tensor:
+        if isinstance(value, Tensor):
+            return value
         if self.side == "input":
             args, kwargs = value
             found = args[0] if args else kwargs.get(self._argument(kwargs))
@@ -115,7 +125,7 @@ class Site:
 
 def site_names(model: nn.Module) -> list[str]:
     """Return the canonical names that `model` has, in the order in which they run; none when it is no causal LM."""
-    return list(_canonical(model)[0])
+    return list(_survey(model).canonical)
 
 
 def resolve(model: nn.Module, names: str | Iterable[str]) -> list[Site]:
@@ -128,11 +138,12 @@ def resolve(model: nn.Module, names: str | Iterable[str]) -> list[Site]:
         UnknownName: When a name stands for nothing; the text lists the nearest names.
         LatentError: When a name is both canonical and the path of another module.
     """
-    canonical, why_not = _canonical(model)
-    modules = dict(model.named_modules())
+    survey = _survey(model)
     found: dict[str, Site] = {}
     for name in [names] if isinstance(names, str) else names:
-        for site in _matching(name, canonical, modules) or _unknown(name, canonical, modules, why_not):
+        if name not in survey.matches:
+            survey.matches[name] = _matching(name, survey) or _unknown(name, survey)
+        for site in survey.matches[name]:
             found[site.name] = site
     return list(found.values())
 
@@ -141,13 +152,15 @@ def _first(output: Mapping[str, Any]) -> str:
     return "logits" if "logits" in output else next(iter(output), "")
 
 
-def _matching(name: str, canonical: Mapping[str, Site], modules: Mapping[str, nn.Module]) -> list[Site]:
+def _matching(name: str, survey: "_Survey") -> list[Site]:
     path, _, side = name.partition(":")
     pattern = re.compile("[^.]+".join(re.escape(part) for part in path.split("*")))
     paths = (
-        [known for known in modules if known and pattern.fullmatch(known)] if side in ("", "input", "output") else []
+        [known for known in survey.paths if known and pattern.fullmatch(known)]
+        if side in ("", "input", "output")
+        else []
     )
-    sites = [] if side else [site for known, site in canonical.items() if pattern.fullmatch(known)]
+    sites = [] if side else [site for known, site in survey.canonical.items() if pattern.fullmatch(known)]
     if sites and any(known != sites[0].path for known in paths):
         raise LatentError(
             f"{name!r} is a site of every language model and also the path of a module of this one.",
@@ -157,8 +170,9 @@ def _matching(name: str, canonical: Mapping[str, Site], modules: Mapping[str, nn
     return sites or [Site(known + suffix, known, side or "output") for known in paths]
 
 
-def _unknown(name: str, canonical: Mapping[str, Site], modules: Mapping[str, nn.Module], why_not: str) -> list[Site]:
-    known = [*canonical, *(path for path in modules if path)]
+def _unknown(name: str, survey: "_Survey") -> list[Site]:
+    canonical = survey.canonical
+    known = [*canonical, *(path for path in survey.paths if path)]
     part = name.rsplit(".", 1)[-1]
     layer = re.fullmatch(r"layers\.(-?\d+)\.(\w+)", name)
     layers = len({key.split(".")[1] for key in canonical if key.startswith("layers.")})
@@ -172,15 +186,56 @@ def _unknown(name: str, canonical: Mapping[str, Site], modules: Mapping[str, nn.
             f"Unknown site {name!r}: the model has layers 0 to {layers - 1}.",
             hint=f"Did you mean 'layers.{layers - 1}.{layer[2]}'?",
         )
-    error = UnknownName.of("site", name, known, where=why_not)
+    error = UnknownName.of("site", name, known, where=survey.why_not)
     if part in LAYER_SITES and canonical:
         error.hint = f"Did you mean 'layers.0.{part}' or 'layers.*.{part}'?"
     raise error
 
 
-def _canonical(model: nn.Module) -> tuple[dict[str, Site], str]:
+class _Survey:
+    """What was found in a model, which holds for as long as its tree of modules is the same.
+
+    Attributes:
+        paths: Paths of all modules.
+        canonical: The canonical sites by their names.
+        why_not: The reason when there are none.
+        matches: The sites that names and patterns stood for.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        modules = dict(model.named_modules())
+        self.paths = tuple(modules)
+        self.canonical, self.why_not = _canonical(model, modules)
+        self.matches: dict[str, list[Site]] = {}
+        self._modules = [weakref.ref(module) for module in modules.values()]
+        self._children = _children(list(modules.values()))
+
+    def holds(self) -> bool:
+        """Return whether all modules are still there and have the children that they had."""
+        modules = [module for known in self._modules if (module := known()) is not None]
+        # An identity names the same module as long as that module lives.
+        return len(modules) == len(self._modules) and _children(modules) == self._children
+
+
+_SURVEYS: weakref.WeakKeyDictionary[nn.Module, _Survey] = weakref.WeakKeyDictionary()
+
+
+def _survey(model: nn.Module) -> _Survey:
+    """Look for the sites of a model, unless that was done: it takes forty times as long as to compare the tree."""
+    survey = _SURVEYS.get(model)
+    if survey is None or not survey.holds():
+        survey = _SURVEYS[model] = _Survey(model)
+    return survey
+
+
+def _children(modules: Iterable[nn.Module]) -> tuple[list[str], list[int]]:
+    """Return the names and the identities of all children, module by module."""
+    children = [module._modules for module in modules]
+    return [name for each in children for name in each], [id(child) for each in children for child in each.values()]
+
+
+def _canonical(model: nn.Module, modules: Mapping[str, nn.Module]) -> tuple[dict[str, Site], str]:
     """Return the canonical sites, or none and the reason."""
-    modules = dict(model.named_modules())
     stacks = [path for path, module in modules.items() if _is_stack(module)]
     stacks = [path for path in stacks if not any(path.startswith(f"{other}.") for other in stacks)]
     words, head = _embeddings(model)

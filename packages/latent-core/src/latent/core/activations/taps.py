@@ -1,8 +1,10 @@
 """Hooks on the sites of a model for as long as a context is open, which know the forward pass that is under way."""
 
+import functools
 import inspect
 import threading
 import types
+import weakref
 from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Any
@@ -57,12 +59,13 @@ class Taps:
         self.model = model
         self.sites = tuple(sites)
         self.passes = 0
-        self._visit = visit
-        self._reorder = reorder
+        # Weakly: their owner has this context, and in a cycle what it keeps would wait for the garbage collector.
+        self._methods = (_weakly(visit), _weakly(reorder))
         self._cache: Any = None
-        self._names = tuple(inspect.signature(model.forward).parameters)
         self._handles: list[RemovableHandle] = []
         self._thread = 0
+        self._visit: Any = None
+        self._reorder: Any = None
         self._call: Pass | None = None
         self._reached: set[str] = set()
 
@@ -70,6 +73,7 @@ class Taps:
         if self._handles:
             raise LatentError("This context is entered already.", hint="Make another one.")
         self._thread = threading.get_ident()
+        self._visit, self._reorder = (method() for method in self._methods)
         self.passes = 0
         try:
             self._handles.append(self.model.register_forward_pre_hook(self._begin, with_kwargs=True))
@@ -89,12 +93,16 @@ class Taps:
                 hint="Call this very model inside the with block: no part of it, no copy, and not compiled.",
             )
 
+    @functools.cached_property
+    def _names(self) -> tuple[str, ...]:
+        return tuple(inspect.signature(self.model.forward).parameters)
+
     def _remove(self) -> None:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
         self._watch(None)
-        self._call = None
+        self._visit = self._reorder = self._call = None
         self._reached.clear()
 
     def _elsewhere(self) -> bool:
@@ -110,7 +118,7 @@ class Taps:
                 hint="Turn activation checkpointing (gradient checkpointing) off, or call model.eval().",
             )
         self._reached.clear()
-        given = dict(zip(self._names, args, strict=False)) | kwargs
+        given = dict(zip(self._names, args, strict=False)) | kwargs if args else kwargs
         self._call = Pass.of(self.passes, given)
         self._watch(given.get("past_key_values"))
 
@@ -144,7 +152,7 @@ class Taps:
         cache.reorder_cache.__func__.told.append(self._reorder)
 
     def _hook(self, site: Site) -> RemovableHandle:
-        module = self.model.get_submodule(site.path)
+        module = site.module(self.model)
         if site.side == "input":
 
             def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -161,24 +169,29 @@ class Taps:
         """Show the tensor to `visit`, and return the value with the new tensor, or None when nothing changes."""
         if self._elsewhere():
             return None
-        if self._call is None:
+        call, name = self._call, site.name
+        if call is None:
             raise LatentError(
-                f"Site {site.name!r} was reached outside of a forward pass of the {type(self.model).__name__}.",
+                f"Site {name!r} was reached outside of a forward pass of the {type(self.model).__name__}.",
                 hint="Open the context on the module that is called.",
             )
-        if site.name in self._reached:
+        if name in self._reached:
             raise LatentError(
-                f"Site {site.name!r} was reached twice in one forward pass: its module is shared.",
+                f"Site {name!r} was reached twice in one forward pass: its module is shared.",
                 hint="Choose a site around it.",
             )
-        self._reached.add(site.name)
-        new = self._visit(site, site.read(value, self._call), self._call)
+        self._reached.add(name)
+        new = self._visit(site, site.read(value, call), call)
         return None if new is None else site.write(value, new)
 
     @property
     def complete(self) -> bool:
         """Whether the pass that is under way has reached every site."""
         return len(self._reached) == len(self.sites)
+
+
+def _weakly(method: Callable[..., Any]) -> Callable[[], Any]:
+    return weakref.WeakMethod(method) if inspect.ismethod(method) else lambda: method
 
 
 def _listed(names: Iterable[str]) -> str:
