@@ -168,7 +168,8 @@ def _import_contracts(folder: Path) -> Path:
             "containers": ["latent.core"],
             "layers": [
                 "cli", "testing", "run : hub : report : language",
-                "activations : nn : metrics : capabilities : contract : typing", "registry", "plugins", "config", "errors",
+                "activations : nn : metrics : capabilities : contract : typing",
+                "registry", "plugins", "config", "errors",
             ],
         },
         "core": {
@@ -223,13 +224,10 @@ def lowest(session: nox.Session) -> None:
     lines = [line for line in pins.read_text(encoding="utf-8").splitlines() if not line.startswith(cuda)]
     pins.write_text("\n".join(lines), encoding="utf-8")
     session.install(*CONSTRAINTS, "torch")
-    # transformers wants newer libraries than our floors; no package of ours needs it.
-    tools = [name for name in GROUPS["test"] if not name.startswith("transformers")]
-    without = "--ignore=packages/latent-core/tests/activations"
-    session.install("-r", str(pins), *tools)
+    session.install("-r", str(pins), *GROUPS["test"])
     session.install("--no-deps", *wheels.values())
     # Old libraries use what new ones deprecate; those warnings are not ours.
-    session.run("python", "-m", "pytest", "-W", "default", without, *PARALLEL, *TESTS, *session.posargs)
+    session.run("python", "-m", "pytest", "-W", "default", *PARALLEL, *TESTS, *session.posargs)
 
 
 @nox.session

@@ -80,12 +80,14 @@ def test_a_sweep_is_its_cells_one_by_one(llama, ids):
         Cell(direction(2, 2), 1.0),
         Cell(direction(0, 3), -0.5),
         Cell(direction(1, 4), 0.0),
+        Cell((direction(0, 1), direction(1, 5)), 0.3),
     ]
     with edit(llama, sweep(cells, rows=3)), capture(llama, "layers.2.resid_post") as acts:
         llama(ids.repeat(len(cells), 1))
     together = acts["layers.2.resid_post"].split(3)
     for cell, part in zip(cells, together, strict=True):
-        with cell.direction.on(llama, cell.strength), capture(llama, "layers.2.resid_post") as alone:
+        alone_ops = {site: each.add(cell.strength) for site, each in cell.by_site.items()}
+        with edit(llama, alone_ops), capture(llama, "layers.2.resid_post") as alone:
             llama(ids)
         torch.testing.assert_close(part, alone["layers.2.resid_post"], atol=1e-5, rtol=1e-5)
     assert not torch.allclose(together[0], together[2])

@@ -1,6 +1,7 @@
 """Reading: bitwise what a raw hook sees, by row and token, over passes and generation, and nothing left behind."""
 
 import threading
+import weakref
 
 import pytest
 import torch
@@ -266,3 +267,12 @@ def test_layers_that_are_computed_again_are_refused(llama, ids):
         capture(llama, "logits"),
     ):
         llama(ids)
+
+
+def test_what_was_captured_is_freed_with_its_context(llama, ids):
+    with capture(llama, "layers.*.resid_post") as acts:
+        llama(ids)
+    kept = weakref.ref(acts["layers.0.resid_post"])
+    assert kept() is not None
+    del acts  # at once, not when the garbage collector comes by
+    assert kept() is None

@@ -55,6 +55,10 @@ def test_moments_of_batches_are_those_of_all_rows():
     torch.testing.assert_close(moments.covariance, torch.cov(rows.T, correction=0))
     torch.testing.assert_close(moments.second_moment, rows.T @ rows / 50)
     assert moments.norm == pytest.approx(rows.norm(dim=1).mean().item())
+    joined = Moments.of(rows[:17]).joined(Moments.of(rows[17:]))
+    torch.testing.assert_close(joined.covariance, moments.covariance)
+    torch.testing.assert_close(joined.mean, moments.mean)
+    assert (joined.count, joined.norm) == (50, pytest.approx(moments.norm))
     with pytest.raises(ShapeError, match=r"\(samples, 4\)"):
         moments.update(draw(0, 3, 5))
     with pytest.raises(ConfigError, match="no activation"):
@@ -277,5 +281,8 @@ def test_likelihood_does_not_count_padding(llama, padded):
     for row in range(3):
         alone = tokens[row, mask[row] == 1].unsqueeze(0)
         assert float(batch[row]) == pytest.approx(float(llama(alone, labels=alone).loss), abs=1e-4)
-    with pytest.raises(ShapeError, match="fewer than two"):
+    logits = llama(tokens, attention_mask=mask).logits
+    last = negative_log_likelihood(logits, tokens, mask, (torch.arange(6) == 5).long().expand(3, -1))
+    torch.testing.assert_close(last, -logits[:, 4].log_softmax(-1)[torch.arange(3), tokens[:, 5]])
+    with pytest.raises(ShapeError, match="no token to predict"):
         negative_log_likelihood(torch.zeros(1, 2, 4), torch.zeros(1, 2).long(), torch.tensor([[0, 1]]))

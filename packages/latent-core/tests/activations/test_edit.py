@@ -154,6 +154,97 @@ def test_a_schedule_gives_the_same_ids_with_and_without_a_cache(model, padded, s
     assert not torch.equal(made[0], plain)
 
 
+def test_conditions_choose_rows_and_tokens(llama, ids):
+    h, new = both(llama, ids, Add(VECTOR, when=torch.tensor([True, False, True])))
+    assert torch.equal(new, torch.stack([h[0] + VECTOR, h[1], h[2] + VECTOR]))
+    seen = []
+    h, new = both(llama, ids, [Scale(2.0), Add(VECTOR, when=lambda h: seen.append(h) or h @ OTHER > 0)])
+    assert torch.equal(seen[0], h * 2.0)
+    chosen = (h * 2.0) @ OTHER > 0
+    assert 0 < chosen.sum() < 18
+    assert torch.equal(new, torch.where(chosen[..., None], h * 2.0 + VECTOR, h * 2.0))
+    h, new = both(llama, ids, Zero(when=lambda h: h.mean((1, 2)) > h.mean()))
+    assert torch.equal(new.any(2).any(1), ~(h.mean((1, 2)) > h.mean()))
+    assert 0 < (h.mean((1, 2)) > h.mean()).sum() < 3
+
+
+def test_conditions_multiply_with_strength_and_positions(llama, padded):
+    ids, mask = padded
+    strength = torch.tensor([0.0, 2.0, -1.0])
+    op = Add(VECTOR, strength=strength, positions=slice(1, 3), when=lambda h: (h @ OTHER).sigmoid())
+    h, new = both(llama, ids, op, attention_mask=mask)
+    place = mask.cumsum(1) - 1
+    chosen = (mask == 1) & (place >= 1) & (place < 3)
+    weight = strength[:, None] * chosen * (h @ OTHER).sigmoid()
+    torch.testing.assert_close(new, h + weight[..., None] * VECTOR)
+    assert torch.equal(new[weight == 0], h[weight == 0])
+    with edit(llama, {SITE: Add(VECTOR, when=torch.tensor([True, False, True]))}, copies=2), capture(llama, SITE) as x:
+        llama(ids.repeat_interleave(2, 0))
+    with capture(llama, SITE) as plain:
+        llama(ids.repeat_interleave(2, 0))
+    changed = (x[SITE] != plain[SITE]).any(2).any(1)
+    assert changed.tolist() == [True, True, False, False, True, True]
+
+
+def test_a_condition_on_tokens_gives_the_same_ids_with_and_without_a_cache(model, padded):
+    ids, mask = padded
+    settings = {"attention_mask": mask, "max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False}
+    op = Add(VECTOR, strength=8.0, positions=slice(1, None), when=lambda h: h @ OTHER > 0)
+    made = []
+    for use_cache in (True, False):
+        with edit(model, {SITE: op}):
+            made.append(model.generate(ids, use_cache=use_cache, **settings))
+    assert torch.equal(*made)
+    assert not torch.equal(made[0], model.generate(ids, **settings))
+
+
+def test_a_condition_that_never_holds_is_the_model_to_the_bit(llama, ids):
+    plain = llama(ids).logits
+    never = (torch.zeros(3, dtype=torch.bool), lambda h: h[..., 0] > 1e9, lambda h: torch.zeros(3))
+    for when in never:
+        for name in OPS:
+            with edit(llama, {SITE: OPS[name](when=when)}):
+                assert torch.equal(llama(ids).logits, plain)
+
+
+def test_wrong_conditions_are_answered(llama, ids):
+    for when in (torch.ones(3), torch.ones(3, 6, dtype=torch.bool)):
+        with pytest.raises(ConfigError, match="a bool for each row"):
+            Add(VECTOR, when=when)
+    for when, answer in (
+        (lambda h: h > 0, "a condition must return"),
+        (lambda h: True, "a condition must return"),
+        (torch.ones(2, dtype=torch.bool), "3 rows"),
+    ):
+        with pytest.raises(ShapeError, match=answer), edit(llama, {SITE: Add(VECTOR, when=when)}):
+            llama(ids)
+    op = Add(VECTOR, when=torch.tensor([True, False, True, False]))
+    with pytest.raises(LatentError, match="other settings"), edit(llama, {SITE: op}):
+        llama.generate(ids[:1], num_beams=4, max_new_tokens=8)
+
+
+def test_vectors_run_along_the_axis_that_is_named():
+    model = nn.Sequential(nn.Conv2d(2, 4, 3))
+    x = torch.randn(3, 2, 7, 6, generator=torch.Generator().manual_seed(0))
+    h, channels = model(x), torch.arange(4.0)
+    with edit(model, {"0": Add(channels, axis=1, strength=torch.tensor([0.0, 1.0, 2.0]))}):
+        new = model(x)
+    expected = h + torch.tensor([0.0, 1.0, 2.0])[:, None, None, None] * channels[:, None, None]
+    assert torch.equal(new, expected)
+    assert new.stride() == h.stride()
+    whole = torch.randn(4 * 5 * 4, generator=torch.Generator().manual_seed(1))
+    with edit(model, {"0": Add(whole, axis=None)}):
+        assert torch.equal(model(x), h + whole.reshape(4, 5, 4))
+    with edit(model, {"0": ProjectOut(whole, axis=None)}):
+        assert (model(x).flatten(1) @ whole).abs().max() < 1e-4
+    with edit(model, {"0": Zero(axis=1, when=lambda h: h[..., 0] > 0)}):
+        assert torch.equal(model(x), torch.where(h[:, :1] > 0, 0, h))
+    with pytest.raises(ShapeError, match="width 4"), edit(model, {"0": Add(whole, axis=1)}):
+        model(x)
+    with pytest.raises(ShapeError, match="A basis is"), edit(model, {"0": ProjectOut(torch.ones(3, 4, 4))}):
+        model(x)
+
+
 def test_a_patch_carries_another_run_over(llama, ids, padded):
     short, mask = padded
     with capture(llama, SITE, positions=[0, 2]) as source:
@@ -227,6 +318,53 @@ def test_other_threads_are_not_edited(llama, ids):
         thread.join()
         assert not torch.equal(llama(ids).logits, plain)
     assert torch.equal(seen[0], plain)
+
+
+def test_threads_with_edits_of_their_own_at_the_same_time(llama, ids):
+    """Each is inside its context, and in the middle of its pass, while the other is."""
+    edits = [{SITE: Add(VECTOR)}, {SITE: [Scale(3.0), Add(OTHER, positions=slice(2, 4))]}]
+    expected = []
+    for ops in edits:
+        with edit(llama, ops):
+            expected.append(llama(ids).logits)
+    meet, seen = threading.Barrier(2, timeout=20), {}
+
+    def work(index):
+        with torch.no_grad(), edit(llama, edits[index]), capture(llama, "layers.0.resid_post") as acts:
+            meet.wait()
+            seen[index] = llama(ids).logits, len(acts.passes)
+            meet.wait()
+
+    def pause(*_):
+        meet.wait()
+
+    handle = llama.model.layers[0].register_forward_hook(pause)
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    handle.remove()
+    for index in range(2):
+        assert torch.equal(seen[index][0], expected[index])
+        assert seen[index][1] == 1
+
+
+def test_a_generated_batch_is_its_rows_one_by_one(model, padded):
+    ids, mask = padded
+    vectors, settings = torch.stack([VECTOR, -OTHER, OTHER]) * 6, {"max_new_tokens": 5, "min_new_tokens": 5}
+    starts = torch.tensor([4, 2, 3])
+
+    def ops(rows):
+        probe = {"strength": 0.5, "when": lambda h: h @ VECTOR > 0}
+        return {SITE: [Add(vectors[rows], positions=slice(starts[rows], None)), ProjectOut(BASIS, **probe)]}
+
+    with edit(model, ops(slice(None))):
+        together = model.generate(ids, attention_mask=mask, do_sample=False, **settings)
+    for row in range(3):
+        alone = ids[row : row + 1, mask[row] == 1]
+        with edit(model, ops(slice(row, row + 1))):
+            assert torch.equal(model.generate(alone, do_sample=False, **settings)[0, -5:], together[row, -5:])
 
 
 def test_nested_edits_add_up(llama, ids):

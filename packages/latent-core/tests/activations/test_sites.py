@@ -115,3 +115,23 @@ def test_two_stacks_of_layers_are_ambiguous(llama):
 def test_the_engine_does_not_import_transformers():
     code = "import sys, latent.core.activations; sys.exit('transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_sites_follow_a_tree_that_changes(llama):
+    assert len(resolve(llama, "layers.*.resid_post")) == 3
+    del llama.model.layers[0]
+    assert [site.path for site in resolve(llama, "layers.*.resid_post")] == ["model.layers.0", "model.layers.1"]
+    llama.model.layers[1].norm_after = llama.model.layers[1].post_attention_layernorm
+    del llama.model.layers[1].post_attention_layernorm
+    assert "model.layers.1.norm_after" in [site.name for site in resolve(llama, "model.layers.1.*")]
+    with pytest.raises(UnknownName):
+        resolve(llama, "model.layers.1.post_attention_layernorm")
+
+
+def test_a_new_module_under_an_old_name_is_looked_at(llama):
+    (before,) = resolve(llama, "layers.1.attn_out")
+    old = llama.model.layers[1].self_attn
+    old.dense, old.o_proj = old.o_proj, None
+    del old.o_proj
+    (after,) = resolve(llama, "layers.1.attn_out")
+    assert (before.path, after.path) == ("model.layers.1.self_attn.o_proj", "model.layers.1.self_attn.dense")

@@ -1,8 +1,17 @@
 """Read and write the activations of any module, by name, over forward passes and `generate()`."""
 
+from latent.core.activations.calibration import Calibration as Calibration
+from latent.core.activations.calibration import ProbabilisticBisection as ProbabilisticBisection
+from latent.core.activations.calibration import bisect as bisect
+from latent.core.activations.calibration import calibrate as calibrate
 from latent.core.activations.capture import Captured as Captured
 from latent.core.activations.capture import capture as capture
 from latent.core.activations.clock import Pass as Pass
+from latent.core.activations.directions import Direction as Direction
+from latent.core.activations.directions import DirectionConfig as DirectionConfig
+from latent.core.activations.directions import Subspace as Subspace
+from latent.core.activations.directions import SubspaceConfig as SubspaceConfig
+from latent.core.activations.directions import fingerprint as fingerprint
 from latent.core.activations.edit import Add as Add
 from latent.core.activations.edit import Clamp as Clamp
 from latent.core.activations.edit import Op as Op
@@ -14,7 +23,29 @@ from latent.core.activations.edit import Resample as Resample
 from latent.core.activations.edit import Scale as Scale
 from latent.core.activations.edit import Zero as Zero
 from latent.core.activations.edit import edit as edit
+from latent.core.activations.features import AddFeature as AddFeature
+from latent.core.activations.features import ClampFeature as ClampFeature
+from latent.core.activations.features import Dictionary as Dictionary
+from latent.core.activations.features import ScaleFeature as ScaleFeature
+from latent.core.activations.features import matched_random as matched_random
+from latent.core.activations.frontier import Cell as Cell
+from latent.core.activations.frontier import Frontier as Frontier
+from latent.core.activations.frontier import Point as Point
+from latent.core.activations.frontier import off_target as off_target
+from latent.core.activations.frontier import sweep as sweep
+from latent.core.activations.moments import Moments as Moments
+from latent.core.activations.prepared import Slot as Slot
+from latent.core.activations.prepared import prepare as prepare
 from latent.core.activations.sites import LAYER_SITES as LAYER_SITES
 from latent.core.activations.sites import Site as Site
 from latent.core.activations.sites import resolve as resolve
 from latent.core.activations.sites import site_names as site_names
+from latent.core.activations.store import ActivationReader as ActivationReader
+from latent.core.activations.store import ActivationWriter as ActivationWriter
+from latent.core.activations.trainers import Stream as Stream
+from latent.core.activations.trainers import difference_of_means as difference_of_means
+from latent.core.activations.trainers import linear_probe as linear_probe
+from latent.core.activations.trainers import logistic_probe as logistic_probe
+from latent.core.activations.trainers import optimise_vector as optimise_vector
+from latent.core.activations.trainers import principal_direction as principal_direction
+from latent.core.activations.trainers import stream_moments as stream_moments

@@ -1,5 +1,6 @@
 """Read activations: `with capture(model, sites) as acts`."""
 
+import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from latent.core.activations.clock import Pass
 from latent.core.activations.sites import Site, resolve
+from latent.core.activations.store import ActivationWriter
 from latent.core.activations.taps import Taps
 from latent.core.errors import ConfigError, LatentError, ShapeError, UnknownName
 
@@ -55,10 +57,12 @@ class capture:
         model: The module whose `forward` is called.
         sites: Names or patterns, see `resolve`.
         positions: `"all"`: `(rows, time, hidden)`, padding included. `"last"`: each row's last real token,
-            `(rows, hidden)`. `"mean"`: the mean over each row's real tokens, `(rows, hidden)`. Numbers: the tokens
-            at these places of every row, counted without padding, `(rows, places, hidden)`; negative ones are counted
-            from the end of the pass.
+            `(rows, hidden)`. `"mean"`: the mean over each row's real tokens, `(rows, hidden)`. `"tokens"`: all real
+            tokens of all rows, one after the other, `(tokens, hidden)`. Numbers: the tokens at these places of every
+            row, counted without padding, `(rows, places, hidden)`; negative ones are counted from the end of the pass.
         to: A dtype or device that the kept tensors are cast or moved to.
+        into: Takes what each pass showed when it has ended, so that memory does not grow with the passes; the context
+            opens and closes it. Nothing is then found here, but by an `ActivationReader`.
 
     Raises:
         UnknownName: When a site is unknown.
@@ -76,31 +80,49 @@ class capture:
         *,
         positions: Positions = "all",
         to: torch.dtype | torch.device | str | None = None,
+        into: ActivationWriter | None = None,
     ) -> None:
-        if isinstance(positions, str) and positions not in ("all", "last", "mean"):
+        if isinstance(positions, str) and positions not in ("all", "last", "mean", "tokens"):
             raise ConfigError(
-                f"positions={positions!r} is none of 'all', 'last', 'mean'.", hint="Or give places, as [0, 5, -1]."
+                f"positions={positions!r} is none of 'all', 'last', 'mean', 'tokens'.",
+                hint="Or give places, as [0, 5, -1].",
             )
         self._positions: Any = positions
         self._to = to
+        self._into = into
+        self._written = 0
         self._taps = Taps(model, resolve(model, sites), self._keep, self._reorder)
         self._started: list[Captured] = []
         self._call: Pass | None = None
         self._moved = False
         self._short = False
+        self._context = contextlib.ExitStack()
 
     @property
     def passes(self) -> list[Captured]:
-        """One `Captured` for each forward pass that has ended, in order."""
-        return self._started[: self._taps.passes]
+        """One `Captured` for each forward pass that has ended, in order.
+
+        Raises:
+            LatentError: When they are written to disk instead.
+        """
+        if self._into is not None:
+            raise LatentError(
+                f"What the passes showed is in {self._into.folder}.", hint="Read it with ActivationReader(folder)."
+            )
+        return self._ended()
 
     def __enter__(self) -> "capture":
-        self._started, self._call, self._moved = [], None, False
-        self._taps.__enter__()
+        self._started, self._call, self._moved, self._written = [], None, False, 0
+        with contextlib.ExitStack() as context:
+            if self._into is not None:
+                context.enter_context(self._into)
+                context.callback(self._pour)
+            context.enter_context(self._taps)
+            self._context = context.pop_all()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._taps.__exit__(kind, error, at)
+        self._context.__exit__(kind, error, at)
 
     def run(self, *args: Any, **kwargs: Any) -> Captured:
         """Call the model, but only as far as the last site that was asked for, and return what it showed.
@@ -114,7 +136,7 @@ class capture:
             self._taps.passes += 1
         finally:
             self._short = False
-        return self.passes[-1]
+        return self._started[-1]
 
     def __getitem__(self, name: str) -> Tensor:
         """Return the tensor of a site when there was one forward pass.
@@ -155,18 +177,31 @@ class capture:
             )
         return found[0]
 
+    def _ended(self) -> list[Captured]:
+        return self._started[: self._taps.passes - self._written]
+
+    def _pour(self) -> None:
+        """Give the passes that have ended to the writer, if there is one."""
+        if self._into is None:
+            return
+        for each in self._ended():
+            self._into.append(each)
+            self._written += 1
+            del self._started[0]
+
     def _reorder(self, origin: Tensor) -> None:
         self._moved |= origin.tolist() != list(range(len(origin)))
 
     def _keep(self, site: Site, tensor: Tensor, call: Pass) -> None:
         if call is not self._call:  # a pass that was broken off has the same number
             self._call = call
-            self._started[call.index :] = [Captured(call.phase)]
+            self._pour()
+            self._started[call.index - self._written :] = [Captured(call.phase)]
         chosen = _choose(site, tensor, call, self._positions)
         chosen = chosen if self._to is None else chosen.to(self._to)
-        if chosen.untyped_storage().data_ptr() == tensor.untyped_storage().data_ptr():
+        if chosen is tensor or chosen.untyped_storage().data_ptr() == tensor.untyped_storage().data_ptr():
             chosen = chosen.clone()  # a view would keep the whole tensor, and follow what the model does to it in place
-        self._started[call.index]._values[site.name] = chosen
+        self._started[-1]._values[site.name] = chosen
         if self._short and self._taps.complete:
             raise _Enough
 
@@ -184,9 +219,11 @@ def _choose(site: Site, tensor: Tensor, call: Pass, positions: Any) -> Tensor:
     rows = torch.arange(call.rows, device=tensor.device)
     real = (place >= 0).to(tensor.device)
     cut = place.shape[1] - tensor.shape[1]
-    if isinstance(positions, str) and positions == "mean":
+    if isinstance(positions, str) and positions in ("mean", "tokens"):
         if cut:
             raise ShapeError(f"Site {site.name!r} shows the last tokens alone.", hint="Use positions='all'.")
+        if positions == "tokens":
+            return tensor[real]
         if not bool(real.any(1).all()):
             raise LatentError("A row has no real token to take the mean of.", hint="Look at the attention mask.")
         wide = torch.promote_types(tensor.dtype, torch.float32)

@@ -21,7 +21,17 @@ from latent.core.contract import Model
 from latent.core.errors import ConfigError, ProvenanceError, ShapeError
 from latent.core.typing import Float, Tensor, checked
 
-__all__ = ["Direction", "DirectionConfig", "Subspace", "SubspaceConfig", "Unit", "digest", "fingerprint"]
+__all__ = [
+    "Direction",
+    "DirectionConfig",
+    "Subspace",
+    "SubspaceConfig",
+    "Unit",
+    "check_width",
+    "digest",
+    "fingerprint",
+    "locate",
+]
 
 Unit = Literal["norm", "deviation", "vector"]
 """What a strength of one means: the mean norm of the activations at the site, their standard deviation along the
@@ -80,45 +90,47 @@ class SubspaceConfig(DirectionConfig):
             raise ConfigError(f"rank={self.rank} is not between 1 and width={self.width}.", hint="Use rank=1.")
 
 
-class _Located(Model):
-    """What knows its site and model."""
+def locate(model: nn.Module, site: str, config: DirectionConfig, *, origin: str, transfer: bool) -> str:
+    """Return the name of the site to act at, after a look at whether model and site are those of the origin.
 
-    config: Any
+    Args:
+        model: The model to act in.
+        site: The site to act at.
+        config: Tells of the model.
+        origin: The site at which it was found; empty for none in particular.
+        transfer: Allow another model or site.
 
-    def _place(self, model: nn.Module, site: str, *, transfer: bool) -> str:
-        """Return the site to change, after a look at whether it is the one that this was found at.
-
-        Raises:
-            ProvenanceError: The model or the site is another, and `transfer` is not set.
-        """
-        config = self.config
-        wanted = site or config.site
-        if not wanted:
-            raise ConfigError("It is not known at which site to act.", hint="Pass site='layers.3.resid_post'.")
-        (found, *more) = resolve(model, wanted)
-        if more:
-            raise ConfigError(f"{wanted!r} names {len(more) + 1} sites.", hint="Name one site.")
-        if not transfer and config.site and found.name != config.site:
-            raise ProvenanceError(
-                f"It was found at {config.site!r} and is to act at {found.name!r}.",
-                hint="Pass transfer=True if that is meant.",
-            )
-        if not transfer and config.model and fingerprint(model) != config.model:
-            raise ProvenanceError(
-                f"It was found in another model ({config.model_name or 'fingerprint ' + config.model}).",
-                hint="Load that model, or pass transfer=True if another one is meant.",
-            )
-        return found.name
-
-    def _fit_width(self, x: Tensor) -> None:
-        if x.shape[-1] != self.config.width:
-            raise ShapeError(
-                f"Given {list(x.shape)}, expected [... hidden={self.config.width}].",
-                hint="Give activations of the site that this was found at.",
-            )
+    Raises:
+        ProvenanceError: The model or the site is another, and `transfer` is not set.
+        ConfigError: `site` names no single site.
+    """
+    if not site:
+        raise ConfigError("It is not known at which site to act.", hint="Pass site='layers.3.resid_post'.")
+    (found, *more) = resolve(model, site)
+    if more:
+        raise ConfigError(f"{site!r} names {len(more) + 1} sites.", hint="Name one site.")
+    if not transfer and origin and found.name != origin:
+        raise ProvenanceError(
+            f"It was found at {origin!r} and is to act at {found.name!r}.", hint="Pass transfer=True if that is meant."
+        )
+    if not transfer and config.model and fingerprint(model) != config.model:
+        raise ProvenanceError(
+            f"It was found in another model ({config.model_name or 'fingerprint ' + config.model}).",
+            hint="Load that model, or pass transfer=True if another one is meant.",
+        )
+    return found.name
 
 
-class Direction(_Located, Intervenes, Scores):
+def check_width(x: Tensor, config: DirectionConfig) -> None:
+    """Raise a `ShapeError` when the last axis of `x` is not as wide as the site."""
+    if x.shape[-1] != config.width:
+        raise ShapeError(
+            f"Given {list(x.shape)}, expected [... hidden={config.width}].",
+            hint="Give activations of the site that this was found at.",
+        )
+
+
+class Direction(Model, Intervenes, Scores):
     """A vector at a site, with its scales.
 
     Attributes:
@@ -143,8 +155,8 @@ class Direction(_Located, Intervenes, Scores):
             ShapeError: A width is another than the config's.
             ConfigError: The vector is zero or not finite.
         """
-        self._fit_width(vector)
-        self._fit_width(activations.mean)
+        check_width(vector, self.config)
+        check_width(activations.mean, self.config)
         if not bool(torch.isfinite(vector).all()) or not float(vector.norm()) > 0:
             raise ConfigError(
                 "The vector of a direction is zero or not finite.", hint="The two sets of texts are not different."
@@ -214,7 +226,7 @@ class Direction(_Located, Intervenes, Scores):
         """
         if not float(self.vector.norm()) > 0:
             raise ConfigError("This direction has no vector yet.", hint="Fit it, or load a saved one.")
-        place = self._place(model, site, transfer=transfer)
+        place = locate(model, site or self.config.site, self.config, origin=self.config.site, transfer=transfer)
         return edit(model, {place: self.add(strength, unit=unit, **chosen)}, copies=copies)
 
     def negated(self) -> Self:
@@ -241,18 +253,18 @@ class Direction(_Located, Intervenes, Scores):
             h: Activations of the site.
             strength: A number, or one for each row `[batch]`; 0 returns `h` bitwise.
         """
-        self._fit_width(h)
+        check_width(h, self.config)
         share = torch.as_tensor(strength, dtype=h.dtype, device=h.device).reshape(-1, 1, 1)
         return torch.where(share == 0, h, h + share * self.step().to(h.dtype))
 
     @checked
     def score(self, z: Float[Tensor, "batch hidden"]) -> Float[Tensor, " batch"]:
         """Return the coordinate of each row along the direction."""
-        self._fit_width(z)
+        check_width(z, self.config)
         return z @ self.unit.to(z.dtype)
 
 
-class Subspace(_Located, Intervenes):
+class Subspace(Model, Intervenes):
     """A subspace of the activations at a site.
 
     Attributes:
@@ -302,7 +314,7 @@ class Subspace(_Located, Intervenes):
         kinds: dict[str, type[ProjectOut] | type[ProjectOnto]] = {"out": ProjectOut, "onto": ProjectOnto}
         if what not in kinds:
             raise ConfigError(f"{what!r} is neither 'out' nor 'onto'.", hint="Use 'out' to remove the subspace.")
-        place = self._place(model, site, transfer=transfer)
+        place = locate(model, site or self.config.site, self.config, origin=self.config.site, transfer=transfer)
         op = cast(Op, kinds[what](self.basis, strength=strength, **chosen))
         return edit(model, {place: op}, copies=copies)
 
@@ -316,7 +328,7 @@ class Subspace(_Located, Intervenes):
             h: Activations of the site.
             strength: A number, or one for each row `[batch]`; 0 returns `h` bitwise.
         """
-        self._fit_width(h)
+        check_width(h, self.config)
         share = torch.as_tensor(strength, dtype=h.dtype, device=h.device).reshape(-1, 1, 1)
         basis = self.basis.to(h.dtype)
         return torch.where(share == 0, h, h - share * (h @ basis.mT) @ basis)

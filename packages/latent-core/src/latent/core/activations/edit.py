@@ -3,8 +3,9 @@
 import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from latent.core.errors import ConfigError, LatentError, ShapeError
 __all__ = ["Add", "Clamp", "Op", "Patch", "ProjectOnto", "ProjectOut", "Replace", "Resample", "Scale", "Zero", "edit"]
 
 Schedule = Callable[[Tensor], Tensor]
+Condition = Callable[[Tensor], Tensor]
 Number = int | float | Tensor
 
 
@@ -37,12 +39,9 @@ class Rows:
             own: How many axes belong to one row: 0 for a number, 1 for a vector.
 
         Raises:
-            ShapeError: When the rows are not those of the pass, or the width is not that of the site.
+            ShapeError: When the rows are not those of the pass.
         """
         value = value.to(self.hidden.device)
-        value = value.to(self.hidden.dtype) if value.is_floating_point() else value
-        if own:
-            self.fit(value)
         if value.ndim == own:
             return value
         if value.ndim != own + 1 or value.shape[0] * self.copies != self.call.rows:
@@ -62,9 +61,20 @@ class Rows:
                 hint="Use a vector that was made at this site of this model.",
             )
 
+    def vector(self, value: Tensor) -> Tensor:
+        """Return a vector in the dtype of the site, or one for each row with the axes that it needs beside its tensor.
+
+        Raises:
+            ShapeError: When the rows are not those of the pass, or the width is not that of the site.
+        """
+        self.fit(value)
+        return self.spread(value.to(self.hidden.dtype), 1)
+
     def number(self, value: Number) -> Number:
         """Return a number, or one for each row with the axes that it needs beside the tensor of the site."""
-        return self.spread(value, 0) if isinstance(value, Tensor) else value
+        if not isinstance(value, Tensor):
+            return value
+        return self.spread(value.to(self.hidden.dtype) if value.is_floating_point() else value, 0)
 
     def positions(self) -> Tensor:
         """Return the positions of the site's tokens, `(rows, time)`."""
@@ -73,21 +83,47 @@ class Rows:
         return self.call.positions[:, -self.hidden.shape[1] :].to(self.hidden.device)
 
 
+@dataclass(frozen=True, eq=False)
+class Span:
+    """A slice of places; a compiler does not trace slices of tensors."""
+
+    start: Number | None
+    stop: Number | None
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Op(ABC):
-    """One change of the tensor at a site; vectors are along its last axis.
+    """One change of the tensor at a site; vectors are along its last axis, or along `axis`.
 
     Args:
         strength: How much of the change is made: 0 leaves every bit as it is. A number, or a tensor `(batch,)`.
         positions: Which tokens are changed, by their places among the real tokens of their row, from 0: a slice, whose
             ends may be int64 tensors `(batch,)`, or a function of the places, int64 `(rows, time)`, that returns for
             each token a bool or a factor of the strength. None: every token.
+        when: On what condition. A bool tensor `(batch,)`, or a function of the tensor as this operation finds it,
+            `(rows, time, hidden)`, that returns a bool or a factor of the strength for each row, `(rows,)`, or each
+            token, `(rows, time)`. Padding is shown to it as well. A text is the same with and without a cache if
+            what it returns for a token depends on this token alone: a cached pass shows it the new tokens only.
+        axis: The axis that vectors run along: -1; 1 for the channels of images `(rows, channels, height, width)`;
+            None when everything that belongs to a row is one vector.
     """
+
+    #: Fields that may differ between rows: how many axes belong to one row, 0 for a number, 1 for a vector.
+    BY_ROW: ClassVar[Mapping[str, int]] = {}
+    #: Tensors that follow from the fields, of a shape that follows from their shapes; `prepare` keeps them.
+    DERIVED: ClassVar[tuple[str, ...]] = ()
 
     strength: Number = 1.0
     positions: slice | Schedule | None = None
+    when: Tensor | Condition | None = None
+    axis: int | None = -1
 
     def __post_init__(self) -> None:
+        if isinstance(self.when, Tensor) and (self.when.dtype != torch.bool or self.when.ndim != 1):
+            raise ConfigError(
+                f"A condition is a bool for each row, given {self.when.dtype}{list(self.when.shape)}.",
+                hint="Give factors as strength, and what depends on the tokens as a function.",
+            )
         if not isinstance(self.positions, slice):
             return
         ends = [end for end in (self.positions.start, self.positions.stop) if end is not None]
@@ -104,28 +140,49 @@ class Op(ABC):
 
     def __call__(self, hidden: Tensor, rows: Rows) -> Tensor:
         """Return `hidden` changed at the chosen tokens by the given strength; bitwise as it is elsewhere."""
+        if self.axis is None:
+            flat = hidden.flatten(1)
+            new = self._weighed(flat, replace(rows, hidden=flat)).reshape(hidden.shape)
+        elif self.axis == -1:
+            new = self._weighed(hidden, rows)
+        else:
+            moved = hidden.movedim(self.axis, -1)
+            new = self._weighed(moved, replace(rows, hidden=moved)).movedim(-1, self.axis)
+        # The layout in memory decides which kernels follow, and so the last bits of their results.
+        return new if new.stride() == hidden.stride() else torch.empty_like(hidden).copy_(new)
+
+    def _weighed(self, hidden: Tensor, rows: Rows) -> Tensor:
         weight = rows.number(self.strength)
+        if not isinstance(weight, Tensor) and not weight:
+            return hidden
         if self.positions is not None:
             weight = weight * _chosen(self.positions, rows).to(hidden.dtype).unsqueeze(-1)
+        if self.when is not None:
+            weight = weight * _condition(self.when, hidden, rows).to(hidden.dtype)
         if isinstance(weight, Tensor):
             return torch.where(weight == 0, hidden, self.change(hidden, weight, rows))
-        return self.change(hidden, weight, rows) if weight else hidden
+        return self.change(hidden, weight, rows)
 
 
 @dataclass(frozen=True, eq=False)
 class Add(Op):
     """Add `strength * vector`; `vector` is `(hidden,)`, or `(batch, hidden)` with one for each row."""
 
+    BY_ROW: ClassVar[Mapping[str, int]] = {"vector": 1}
+
     vector: Tensor
 
     def change(self, hidden: Tensor, weight: Number, rows: Rows) -> Tensor:
         """Return `hidden + weight * vector`."""
-        return hidden + weight * rows.spread(self.vector, 1)
+        vector = rows.vector(self.vector)
+        return hidden + (vector if not isinstance(weight, Tensor) and weight == 1 else weight * vector)
 
 
 @dataclass(frozen=True, eq=False)
 class Scale(Op):
     """Multiply by `factor`, a number or a tensor `(batch,)`."""
+
+    BY_ROW: ClassVar[Mapping[str, int]] = {"factor": 0}
 
     factor: Number
 
@@ -150,11 +207,13 @@ class Replace(Op):
     `value` is `(hidden,)`, or `(batch, hidden)` with one for each row.
     """
 
+    BY_ROW: ClassVar[Mapping[str, int]] = {"value": 1}
+
     value: Tensor
 
     def change(self, hidden: Tensor, weight: Number, rows: Rows) -> Tensor:
         """Return the value, broadcast."""
-        return _towards(hidden, rows.spread(self.value, 1).expand_as(hidden), weight)
+        return _towards(hidden, rows.vector(self.value).expand_as(hidden), weight)
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,21 +230,26 @@ class Resample(Op):
         """Return one drawn vector for each row, broadcast."""
         texts = rows.call.rows // rows.copies
         drawn = torch.randint(len(self.bank), (texts,), generator=torch.Generator().manual_seed(self.seed))
-        return _towards(hidden, rows.spread(self.bank[drawn.to(self.bank.device)], 1).expand_as(hidden), weight)
+        return _towards(hidden, rows.vector(self.bank[drawn.to(self.bank.device)]).expand_as(hidden), weight)
 
 
 @dataclass(frozen=True, eq=False)
 class _Subspace(Op):
+    DERIVED: ClassVar[tuple[str, ...]] = ("frame",)
+
     basis: Tensor
 
     @functools.cached_property
     def frame(self) -> Tensor:
-        """Orthonormal rows with the span of `basis`, `(rank, hidden)`."""
+        """Orthonormal rows with the span of `basis`, then rows of zeros when its rank is less: `(k, hidden)`."""
         if self.basis.requires_grad:
             raise ConfigError("No gradient reaches the basis of a projection.", hint="Give basis.detach().")
+        if self.basis.ndim > 2:
+            raise ShapeError(f"A basis is (hidden,) or (k, hidden), given {tuple(self.basis.shape)}.")
         with torch.inference_mode(mode=False), torch.no_grad():  # it is kept, and used in any mode
             _, sizes, rows = torch.linalg.svd(torch.atleast_2d(self.basis).float(), full_matrices=False)
-            frame: Tensor = rows[sizes > sizes.max() * max(rows.shape) * torch.finfo(rows.dtype).eps]
+            spans = sizes > sizes.max() * max(rows.shape) * torch.finfo(rows.dtype).eps
+            frame: Tensor = rows * spans.unsqueeze(-1)
         return frame
 
     def part(self, hidden: Tensor, rows: Rows) -> Tensor:
@@ -224,13 +288,15 @@ class Clamp(Op):
         high: Greatest coordinate.
     """
 
+    BY_ROW: ClassVar[Mapping[str, int]] = {"direction": 1, "low": 0, "high": 0}
+
     direction: Tensor
     low: Number = float("-inf")
     high: Number = float("inf")
 
     def change(self, hidden: Tensor, weight: Number, rows: Rows) -> Tensor:
         """Return `hidden` moved along the direction alone."""
-        unit = rows.spread(nn.functional.normalize(self.direction, dim=-1), 1)
+        unit = rows.vector(nn.functional.normalize(self.direction, dim=-1))
         now = (hidden * unit).sum(-1, keepdim=True)
         low, high = (torch.as_tensor(rows.number(v), dtype=now.dtype, device=now.device) for v in (self.low, self.high))
         return hidden + weight * (now.maximum(low).minimum(high) - now) * unit
@@ -245,6 +311,8 @@ class Patch(Op):
         places: The k places of `value` among the real tokens of a row, from 0.
     """
 
+    BY_ROW: ClassVar[Mapping[str, int]] = {"value": 2}
+
     value: Tensor
     places: Sequence[int]
 
@@ -258,7 +326,7 @@ class Patch(Op):
         hits = rows.positions().unsqueeze(2) == torch.tensor(self.places, device=hidden.device)
         new = hidden
         for index in range(len(self.places)):
-            token = rows.spread(self.value[..., index, :], 1)
+            token = rows.vector(self.value[..., index, :])
             new = torch.where(hits[:, :, index : index + 1], token, new)
         return _towards(hidden, new, weight)
 
@@ -283,17 +351,11 @@ class edit:
     def __init__(self, model: nn.Module, ops: Mapping[str, Op | Sequence[Op]], *, copies: int = 1) -> None:
         if copies < 1:
             raise ConfigError(f"copies must be at least 1, given {copies}.", hint="Pass num_return_sequences.")
-        self._ops: dict[str, tuple[Op, ...]] = {}
         self._copies = copies
-        sites: list[Site] = []
-        for pattern, given in ops.items():
-            for site in resolve(model, pattern):
-                if any((site.path, site.side) == (other.path, other.side) for other in sites):
-                    raise ConfigError(f"Site {site.name!r} is named twice.", hint="Give it a list of operations.")
-                sites.append(site)
-                self._ops[site.name] = (given,) if isinstance(given, Op) else tuple(given)
-        self._by_row = any(_by_row(op) for given in self._ops.values() for op in given)
-        self._taps = Taps(model, sites, self._change, self._reorder)
+        found = placed(model, ops)
+        self._ops = {site.name: given for site, given in found}
+        self._by_row = any(by_row(op) for given in self._ops.values() for op in given)
+        self._taps = Taps(model, [site for site, _ in found], self._change, self._reorder)
 
     def __enter__(self) -> "edit":
         self._taps.__enter__()
@@ -308,31 +370,49 @@ class edit:
         return tensor
 
     def _reorder(self, origin: Tensor) -> None:
-        moved = [row for row, before in enumerate(origin.tolist()) if row // self._copies != before // self._copies]
-        if moved and self._by_row:
-            raise LatentError(
-                f"Beam search moves row {origin[moved[0]].item()} to row {moved[0]}, which has other settings.",
-                hint="Pass num_beams as edit(..., copies=...), or generate with num_beams=1.",
-            )
+        refuse_moves(origin, copies=self._copies, by_row=self._by_row)
 
 
-def _by_row(op: Op) -> bool:
+def placed(model: nn.Module, ops: Mapping[str, Op | Sequence[Op]]) -> list[tuple[Site, tuple[Op, ...]]]:
+    """Return the sites that names and patterns stand for, each with its operations in order.
+
+    Raises:
+        UnknownName: When a site is unknown.
+        ConfigError: When two patterns name the same site.
+    """
+    found: dict[tuple[str, str], tuple[Site, tuple[Op, ...]]] = {}
+    for pattern, given in ops.items():
+        for site in resolve(model, pattern):
+            if (site.path, site.side) in found:
+                raise ConfigError(f"Site {site.name!r} is named twice.", hint="Give it a list of operations.")
+            found[site.path, site.side] = (site, (given,) if isinstance(given, Op) else tuple(given))
+    return list(found.values())
+
+
+def refuse_moves(origin: Tensor, *, copies: int, by_row: bool) -> None:
+    """Raise a `LatentError` when beam search moves a text to a row whose operations are not its own."""
+    moved = [row for row, before in enumerate(origin.tolist()) if row // copies != before // copies]
+    if moved and by_row:
+        raise LatentError(
+            f"Beam search moves row {origin[moved[0]].item()} to row {moved[0]}, which has other settings.",
+            hint="Pass num_beams as edit(..., copies=...), or generate with num_beams=1.",
+        )
+
+
+def by_row(op: Op) -> bool:
     """Whether an operation may differ between rows."""
-    if callable(op.positions) or isinstance(op, Resample):
+    if callable(op.positions) or callable(op.when) or isinstance(op, Resample):
         return True
-    ends = [op.positions.start, op.positions.stop] if isinstance(op.positions, slice) else []
-    numbers = [op.strength, *ends, *(getattr(op, name, None) for name in ("factor", "low", "high"))]
-    vectors = [getattr(op, name, None) for name in ("vector", "value", "direction")]
-    own = 2 if isinstance(op, Patch) else 1
-    return any(isinstance(v, Tensor) and v.ndim > 0 for v in numbers) or any(
-        isinstance(v, Tensor) and v.ndim > own for v in vectors
-    )
+    ends = [op.positions.start, op.positions.stop] if isinstance(op.positions, (slice, Span)) else []
+    numbers = [op.strength, op.when, *ends]
+    given = [(value, 0) for value in numbers] + [(getattr(op, name), own) for name, own in op.BY_ROW.items()]
+    return any(isinstance(value, Tensor) and value.ndim > own for value, own in given)
 
 
-def _chosen(positions: slice | Schedule, rows: Rows) -> Tensor:
+def _chosen(positions: slice | Span | Schedule, rows: Rows) -> Tensor:
     """Return which tokens are changed, bool or a factor, `(rows, time)`; never padding."""
     place = rows.positions()
-    if not isinstance(positions, slice):
+    if not isinstance(positions, (slice, Span)):
         factor = positions(place)
         if not isinstance(factor, Tensor) or factor.shape != place.shape:
             raise ShapeError(
@@ -346,6 +426,20 @@ def _chosen(positions: slice | Schedule, rows: Rows) -> Tensor:
             bound = rows.number(end)
             chosen &= inside(place, bound[..., 0] if isinstance(bound, Tensor) and bound.ndim else bound)
     return chosen
+
+
+def _condition(when: Tensor | Condition, hidden: Tensor, rows: Rows) -> Tensor:
+    """Return where a condition holds, bool or a factor, with the axes that it needs beside `hidden`."""
+    if isinstance(when, Tensor):
+        return rows.spread(when, 0)
+    given = when(hidden)
+    if not isinstance(given, Tensor) or given.shape not in (hidden.shape[:1], hidden.shape[:-1]):
+        raise ShapeError(
+            f"Site {rows.site!r}: a condition must return {tuple(hidden.shape[:-1])} or {tuple(hidden.shape[:1])}, "
+            f"given {getattr(given, 'shape', given)}.",
+            hint="It is given the tensor of the site and returns a bool or a factor for each token or row.",
+        )
+    return given.reshape(*given.shape, *(1,) * (hidden.ndim - given.ndim))
 
 
 def _towards(hidden: Tensor, new: Tensor, weight: Number) -> Tensor:

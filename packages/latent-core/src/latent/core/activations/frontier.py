@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,18 +16,24 @@ __all__ = ["Cell", "Frontier", "Point", "off_target", "sweep"]
 
 @dataclass(frozen=True)
 class Cell:
-    """A direction and how much of it.
+    """Directions at one or more sites and how much of them.
 
     Attributes:
-        direction: It acts at its own site.
-        strength: In the units that `sweep` is told.
+        directions: One, or several at different sites; each acts at its own.
+        strength: Of each of them, in the units that `sweep` is told.
     """
 
-    direction: Direction
+    directions: Direction | tuple[Direction, ...]
     strength: float
 
+    @property
+    def by_site(self) -> dict[str, Direction]:
+        """The directions by their sites."""
+        given = (self.directions,) if isinstance(self.directions, Direction) else self.directions
+        return {direction.config.site: direction for direction in given}
 
-def sweep(cells: Sequence[Cell], *, rows: int, unit: Unit = "norm", **chosen: object) -> dict[str, Add]:
+
+def sweep(cells: Sequence[Cell], *, rows: int, unit: Unit = "norm", **chosen: Any) -> dict[str, Add]:
     """Return operations that try every cell on every one of `rows` prompts in one batch.
 
     The batch holds the prompts once for each cell: rows `i * rows` to `(i + 1) * rows - 1` are those of cell i. At the
@@ -46,24 +53,15 @@ def sweep(cells: Sequence[Cell], *, rows: int, unit: Unit = "norm", **chosen: ob
     Raises:
         ConfigError: There is no cell, or one has no site.
     """
-    if not cells or not all(cell.direction.config.site for cell in cells):
+    if not cells or not all(cell.by_site and all(cell.by_site) for cell in cells):
         raise ConfigError("A sweep needs cells whose directions know their site.", hint="Set DirectionConfig.site.")
     ops = {}
-    for site in dict.fromkeys(cell.direction.config.site for cell in cells):
-        here = [cell.direction.config.site == site for cell in cells]
-        width = next(cell.direction.config.width for cell, mine in zip(cells, here, strict=True) if mine)
-        vectors = torch.stack(
-            [
-                cell.direction.step(unit) if mine else cell.direction.vector.new_zeros(width)
-                for cell, mine in zip(cells, here, strict=True)
-            ]
-        )
-        strengths = vectors.new_tensor([cell.strength * mine for cell, mine in zip(cells, here, strict=True)])
-        ops[site] = Add(
-            vectors.repeat_interleave(rows, 0),
-            strength=strengths.repeat_interleave(rows),
-            **chosen,  # type: ignore[arg-type]
-        )
+    for site in dict.fromkeys(site for cell in cells for site in cell.by_site):
+        steps = [cell.by_site[site].step(unit) if site in cell.by_site else None for cell in cells]
+        like = next(step for step in steps if step is not None)
+        vectors = torch.stack([torch.zeros_like(like) if step is None else step for step in steps])
+        strengths = like.new_tensor([cell.strength * (site in cell.by_site) for cell in cells])
+        ops[site] = Add(vectors.repeat_interleave(rows, 0), strength=strengths.repeat_interleave(rows), **chosen)
     return ops
 
 

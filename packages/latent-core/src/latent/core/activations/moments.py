@@ -58,6 +58,17 @@ class Moments:
         self._norms += x.norm(dim=1).sum().item()
         self.count += len(x)
 
+    def joined(self, other: "Moments") -> "Moments":
+        """Return the moments of the rows of both."""
+        joined = Moments()
+        joined.count = self.count + other.count
+        shift = other.mean - self.mean
+        share = other.count / joined.count
+        joined._norms = self._norms + other._norms
+        joined._mean = self._mean + shift * share
+        joined._scatter = self._scatter + other._scatter + torch.outer(shift, shift) * (self.count * share)
+        return joined
+
     @property
     def mean(self) -> Tensor:
         """Mean of the rows, float64 `(hidden,)`."""

@@ -22,7 +22,7 @@ __all__ = ["Taps"]
 Visit = Callable[[Site, Tensor, Pass], Tensor | None]
 
 
-class _Reordering:
+class Reordering:
     """Stands before a cache's `reorder_cache` and tells the open contexts which row each row continues."""
 
     def __init__(self) -> None:
@@ -148,7 +148,7 @@ class Taps:
             return
         if "reorder_cache" not in vars(cache):
             # A bound method: a deep copy of the cache gets one that is bound to the copy.
-            cache.reorder_cache = types.MethodType(_Reordering(), cache)
+            cache.reorder_cache = types.MethodType(Reordering(), cache)
         cache.reorder_cache.__func__.told.append(self._reorder)
 
     def _hook(self, site: Site) -> RemovableHandle:

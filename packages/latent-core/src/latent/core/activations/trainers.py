@@ -103,7 +103,8 @@ def principal_direction(differences: Rows | Moments) -> Tensor:
     sizes, vectors = torch.linalg.eigh(moments.second_moment)
     vector = vectors[:, -1]
     sign = torch.where(vector @ moments.mean < 0, -1.0, 1.0)
-    return sign * vector * sizes[-1].clamp_min(0).sqrt()
+    found: Tensor = sign * vector * sizes[-1].clamp_min(0).sqrt()
+    return found
 
 
 def linear_probe(positive: Rows | Moments, negative: Rows | Moments, *, penalty: float = 1e-3) -> Tensor:
@@ -239,18 +240,21 @@ def optimise_vector(
         if norm is not None:
             with torch.no_grad():
                 vector *= (norm / vector.norm().clamp_min(1e-12)).clamp_max(1.0)
-    return vector.detach()
+    found: Tensor = vector.detach()
+    return found
 
 
 def _mean_likelihood(model: nn.Module, batch: Inputs) -> Tensor:
     logits = model(**batch).logits
-    return negative_log_likelihood(logits, batch["input_ids"], batch.get("attention_mask")).mean()
+    loss: Tensor = negative_log_likelihood(logits, batch["input_ids"], batch.get("attention_mask")).mean()
+    return loss
 
 
 def _between(weight: Tensor, difference: Tensor) -> Tensor:
     """Return the direction of `weight`, as long as the class means are apart along it."""
     unit = nn.functional.normalize(weight, dim=0)
-    return unit * (unit @ difference)
+    found: Tensor = unit * (unit @ difference)
+    return found
 
 
 def _moments(rows: Rows | Moments) -> Moments:

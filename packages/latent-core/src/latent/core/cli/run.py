@@ -29,6 +29,7 @@ __all__ = ["run"]
 @click.option("--jobs", default=0, type=click.IntRange(min=0), help="Arms at a time; 0 takes one per core.")
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder; runs/<slug>-<time> by default.")
 @click.option("--config", "config_file", type=click.Path(path_type=Path), help="TOML file laid over the preset.")
+@click.option("--backbone", help="Model that the method works on: a folder or a Hub id; the same as backbone=NAME.")
 @click.option("--resume", "resumed", type=click.Path(path_type=Path), help="Continue the run in this folder.")
 @click.option("--tracker", "trackers", multiple=True, help="A further tracker, such as tensorboard.")
 @click.option("--checkpoint-seconds", default=20.0, show_default=True, help="Time between checkpoints.")
@@ -39,6 +40,7 @@ def run(
     method: str | None,
     overrides: tuple[str, ...],
     config_file: Path | None,
+    backbone: str | None,
     out: Path | None,
     resumed: Path | None,
     **options: Any,
@@ -67,6 +69,7 @@ def run(
         raise ConfigError("Give the ID of a method, or --resume FOLDER.", hint="See: latent list")
     folder = out or Path("runs") / f"{method.split('/')[-1]}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
     layers = [read_toml(config_file)] if config_file else []
+    layers += [] if backbone is None else [{"backbone": backbone}]
     show(
         start(method, folder=folder, options=RunOptions(**options), layers=[*layers, parse_overrides(overrides)]),
         folder,

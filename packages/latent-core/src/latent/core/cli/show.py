@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 __all__ = ["grid", "report_text", "show"]
 
+_WIDEST = 60
+
 
 def show(report: "Report", folder: Path) -> None:
     """Print a report and where its files are."""
@@ -34,13 +36,17 @@ def report_text(report: "Report") -> str:
 
 
 def grid(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Return a table as plain text: the first column to the left, the others to the right."""
+    """Return a table as plain text: the first column to the left, the others to the right; long cells are cut."""
     from latent.core.report._text import number
 
-    cells = [list(columns), *([number(cell) for cell in row] for row in rows)]
+    cells = [list(columns), *([_cut(number(cell)) for cell in row] for row in rows)]
     widths = [max(len(row[index]) for row in cells) for index in range(len(columns))]
     lines = ["  ".join(_aligned(row, widths)).rstrip() for row in cells]
     return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
+
+
+def _cut(cell: str) -> str:
+    return cell if len(cell) <= _WIDEST else f"{cell[: _WIDEST - 1]}…"
 
 
 def _aligned(row: Sequence[str], widths: Sequence[int]) -> list[str]:

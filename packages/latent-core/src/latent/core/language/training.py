@@ -1,0 +1,237 @@
+"""Small language models that an experiment trains itself, once for all of its arms."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from latent.core.contract import Batch, Learner, Source
+from latent.core.errors import ConfigError
+from latent.core.nn.adam import FusedAdam
+from latent.core.run.context import ArmContext
+from latent.core.run.seed import generator, isolated
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = [
+    "IGNORED",
+    "LanguageModelLearner",
+    "TokenWindows",
+    "byte_ids",
+    "byte_tokenizer",
+    "small_llama",
+    "trained",
+    "word_tokenizer",
+]
+
+_SPECIAL = ("<pad>", "<s>", "</s>")
+
+#: Label of a token that does not count in the loss.
+IGNORED = -100
+
+
+@dataclass(frozen=True)
+class TokenWindows(Source):
+    """Windows of a long text at random places.
+
+    Args:
+        tokens: The text, integer `(tokens,)`.
+        length: Tokens of a window.
+        rows: Windows in a batch.
+        begin: Token that is put before each window; -1 for none.
+    """
+
+    tokens: Tensor
+    length: int
+    rows: int
+    begin: int = -1
+
+    def __post_init__(self) -> None:
+        """Refuse texts that are shorter than a window."""
+        if len(self.tokens) <= self.length:
+            raise ConfigError(
+                f"The text has {len(self.tokens)} tokens, a window {self.length}.", hint="Give more text."
+            )
+
+    def batch(self, step: int, *, seed: int, device: torch.device) -> Batch:
+        """Return `input_ids`, int64 `(rows, length)`, with the first token in place of the begin where there is one."""
+        starts = torch.randint(
+            len(self.tokens) - self.length, (self.rows, 1), generator=generator(seed, "windows", step)
+        )
+        ids = self.tokens[starts + torch.arange(self.length)].long()
+        if self.begin >= 0:
+            ids = torch.cat([torch.full((self.rows, 1), self.begin), ids], 1)
+        return {"input_ids": ids.to(device)}
+
+
+class LanguageModelLearner(Learner):
+    """Next-token prediction by Adam with warm-up and cosine decay.
+
+    A batch has `input_ids`, and may have `labels` (`IGNORED` where a token does not count) and `attention_mask`, all
+    int64 `(rows, time)`.
+
+    Args:
+        model: A causal language model of transformers.
+        steps: Updates in all, for the decay.
+        learning_rate: Greatest learning rate.
+        warmup: Updates in which it rises.
+        clip: Norm to which gradients are clipped.
+        dtype: Dtype of matrix products.
+    """
+
+    METRICS: ClassVar[Mapping[str, str]] = {
+        "loss": "Mean negative log-likelihood of the counted tokens, in nats.",
+        "gradient_norm": "Norm of the gradient before clipping.",
+    }
+    model: nn.Module  # type: ignore[assignment]  # it is saved in the format of transformers
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        steps: int,
+        learning_rate: float = 3e-3,
+        warmup: int = 20,
+        clip: float = 1.0,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.model = model
+        self._dtype = dtype
+        self._parameters = [p for p in model.parameters() if p.requires_grad]
+        self._optimiser = FusedAdam(self._parameters, lr=learning_rate)
+        self._steps, self._learning_rate, self._warmup, self._clip = steps, learning_rate, warmup, clip
+
+    def step(self, batch: Batch, *, step: int) -> Mapping[str, Tensor]:
+        """Make one update."""
+        self.model.train()
+        ids = batch["input_ids"]
+        labels = batch.get("labels", ids)
+        with torch.autocast(ids.device.type, self._dtype, enabled=self._dtype != torch.float32):
+            logits = self.model(input_ids=ids, attention_mask=batch.get("attention_mask")).logits
+        loss = cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten(), ignore_index=IGNORED)
+        self._optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self._parameters, self._clip)
+        for group in self._optimiser.param_groups:
+            group["lr"] = self._learning_rate * self._schedule(step)
+        self._optimiser.step()
+        return {"loss": loss.detach(), "gradient_norm": norm.detach()}
+
+    def _schedule(self, step: int) -> float:
+        rising = min(1.0, (step + 1) / max(1, self._warmup))
+        return rising * (0.55 + 0.45 * math.cos(math.pi * min(1.0, step / max(1, self._steps))))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return weights and the optimiser's state."""
+        return {"model": self.model.state_dict(), "optimiser": self._optimiser.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore weights and the optimiser's state."""
+        self.model.load_state_dict(state["model"])
+        self._optimiser.load_state_dict(state["optimiser"])
+
+
+def small_llama(
+    seed: int, *, vocabulary: int, width: int, layers: int, heads: int = 4, longest: int = 256, spread: float = 0.02
+) -> nn.Module:
+    """Return a Llama of transformers with random weights of standard deviation `spread`.
+
+    Token 0 is padding, 1 the begin and 2 the end of a text.
+    """
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=width,
+        intermediate_size=width * 8 // 3 // 8 * 8,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        max_position_embeddings=longest,
+        tie_word_embeddings=True,
+        initializer_range=spread,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    with isolated(seed, "small llama"):
+        return LlamaForCausalLM(config)
+
+
+def byte_tokenizer() -> "PreTrainedTokenizerBase":
+    """Return a tokenizer of 259 tokens: padding 0, begin 1, end 2, and the bytes of UTF-8."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    # Sorted, for its own order is not the same in every process.
+    vocabulary = {word: index for index, word in enumerate([*_SPECIAL, *sorted(pre_tokenizers.ByteLevel.alphabet())])}
+    words = Tokenizer(models.BPE(vocabulary, []))
+    words.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    words.decoder = decoders.ByteLevel()
+    return _wrapped(words)
+
+
+def byte_ids() -> Tensor:
+    """Return the token of each byte in `byte_tokenizer`, int64 `(256,)`: text becomes tokens by one look-up."""
+    plain = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAC + 1), *range(0xAE, 0xFF + 1)]
+    others = [value for value in range(256) if value not in plain]
+    # Bytes that cannot be printed are written as the letters from 256 on.
+    letter = {value: chr(value) for value in plain} | {value: chr(256 + index) for index, value in enumerate(others)}
+    place = {written: index for index, written in enumerate(sorted(letter.values()))}
+    return torch.tensor([len(_SPECIAL) + place[letter[value]] for value in range(256)])
+
+
+def word_tokenizer(words: Sequence[str]) -> "PreTrainedTokenizerBase":
+    """Return a tokenizer of words between spaces: padding 0, begin 1, end 2, then `words` in their order."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    vocabulary = {word: index for index, word in enumerate([*_SPECIAL, *words])}
+    tokens = Tokenizer(models.WordLevel(vocabulary, unk_token=_SPECIAL[0]))
+    tokens.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return _wrapped(tokens)
+
+
+def _wrapped(tokens: Any) -> "PreTrainedTokenizerBase":
+    from transformers import PreTrainedTokenizerFast
+
+    pad, begin, end = _SPECIAL
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokens, pad_token=pad, bos_token=begin, eos_token=end, padding_side="left"
+    )
+
+
+def trained(
+    context: ArmContext,
+    build: Callable[[], nn.Module],
+    source: Source,
+    *,
+    steps: int,
+    learning_rate: float = 3e-3,
+    name: str = "backbone",
+) -> nn.Module:
+    """Return a language model in evaluation mode that is trained once for all arms of a seed.
+
+    Args:
+        context: Of the arm that asks; the first one trains, and goes on where an earlier process stopped.
+        build: Makes the model, the same one each time.
+        source: Batches for `LanguageModelLearner`.
+        steps: Updates.
+        learning_rate: Greatest learning rate.
+        name: Name of the artifact, unique in the experiment.
+    """
+    model = build().to(context.device)
+
+    def train() -> dict[str, Tensor]:
+        learner = LanguageModelLearner(model, steps=steps, learning_rate=learning_rate, dtype=context.dtype)
+        context.fit(learner, source, steps, name=name)
+        return dict(model.named_parameters())  # tied tensors once
+
+    weights = context.artifact(name, train, shared=True)
+    with torch.no_grad():
+        for key, parameter in model.named_parameters():
+            parameter.copy_(weights[key])
+    return model.eval().requires_grad_(requires_grad=False)
