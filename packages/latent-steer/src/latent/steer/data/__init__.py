@@ -1,0 +1,1 @@
+"""Contrasts, texts and the model that is in the package."""

@@ -1,0 +1,86 @@
+"""Texts that contrasts are made of: sampled from the model itself, or real stories."""
+
+import gzip
+import json
+import os
+from pathlib import Path
+from typing import Literal
+
+from latent.core.errors import ConfigError, FormatError
+from latent.core.language import Backbone
+from latent.steer.data.contrast import CONTRASTS, Contrast, load_contrast, swapped
+
+__all__ = ["TextSource", "contrast_of", "stories", "texts_for"]
+
+TextSource = Literal["samples", "tinystories"]
+"""Where texts come from: written by the model itself, which fits any model, or real stories of TinyStories."""
+
+
+def texts_for(source: TextSource, backbone: Backbone, *, count: int, prompts: tuple[str, ...], seed: int) -> list[str]:
+    """Return `count` texts.
+
+    Args:
+        source: Where they come from.
+        backbone: Who writes `"samples"`.
+        count: How many; real stories may be fewer.
+        prompts: Beginnings of the samples, taken in turn.
+        seed: Seed of the samples, or of where in the file the stories begin.
+    """
+    if source == "tinystories":
+        found = stories()
+        start = seed * count % len(found)
+        return (found[start:] + found[:start])[:count]
+    asked = [prompts[index % len(prompts)] for index in range(count)]
+    written = []
+    for start in range(0, count, 256):
+        part = asked[start : start + 256]
+        written += backbone.complete(part, tokens=64, seed=seed * 1000 + start // 256, temperature=1.0).texts
+    return written
+
+
+def contrast_of(
+    name: str,
+    backbone: Backbone,
+    *,
+    source: TextSource = "samples",
+    count: int = 800,
+    most: int = 120,
+    opening: str = "Once upon a time",
+    seed: int = 0,
+) -> Contrast:
+    """Return a contrast by name, made of texts, or one that is read from a JSON file.
+
+    Args:
+        name: One of `CONTRASTS`, or a file for `load_contrast`.
+        backbone: Who writes the texts of `"samples"`.
+        source: Where texts come from.
+        count: Texts in which the words of the contrast are looked for.
+        most: Most pairs.
+        opening: Beginning of the samples.
+        seed: See `texts_for`.
+    """
+    if name not in CONTRASTS:
+        return load_contrast(Path(name))
+    texts = texts_for(source, backbone, count=count, prompts=(opening,), seed=seed)
+    return swapped(name, CONTRASTS[name], texts, most=most)
+
+
+def stories() -> list[str]:
+    """Return the stories of `tinystories_text/stories_1000.jsonl.gz` in the folder that LATENT_DATA names.
+
+    Raises:
+        ConfigError: LATENT_DATA is not set, or the file is not there.
+        FormatError: The file is not readable.
+    """
+    folder = os.environ.get("LATENT_DATA")
+    path = Path(folder or "") / "tinystories_text" / "stories_1000.jsonl.gz"
+    if not folder or not path.is_file():
+        raise ConfigError(
+            "The stories of TinyStories are not in this package." if not folder else f"There is no {path}.",
+            hint="Set LATENT_DATA to the folder that holds tinystories_text, or use texts=samples.",
+        )
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") as lines:
+            return [json.loads(line)["text"] for line in lines]
+    except (OSError, EOFError, ValueError, KeyError) as error:
+        raise FormatError(f"Cannot read {path}: {error}", hint="Copy it again.") from None

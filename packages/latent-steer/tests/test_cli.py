@@ -1,0 +1,84 @@
+"""`latent steer` shows texts side by side, and answers mistakes."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from latent.core.cli.main import latent, main
+from latent.core.hub.auto import AutoLatent
+from latent.core.report.report import Report
+
+
+def run(*words):
+    return CliRunner().invoke(latent, ["steer", *map(str, words)], catch_exceptions=False)
+
+
+@pytest.fixture(scope="module")
+def contrast_file(tmp_path_factory, contrast):
+    path = tmp_path_factory.mktemp("contrast") / "mine.json"
+    words = {"positive": ["she", "her", "girl", "lily"], "negative": ["he", "his", "boy", "timmy", "tim"]}
+    path.write_text(json.dumps({"positive": contrast.positive, "negative": contrast.negative, "words": words}))
+    return path
+
+
+@pytest.fixture(scope="module")
+def first(contrast_file, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("steered") / "run"
+    given = ("--contrast", contrast_file, "--site", "layers.4.resid_post", "--strength", 0.4)
+    return folder, run(*given, "--prompt", "One day, a", "--samples", 1, "--tokens", 16, "--out", folder)
+
+
+def test_texts_stand_side_by_side_and_everything_is_saved(first):
+    folder, done = first
+    assert done.exit_code == 0
+    assert "WITHOUT" in done.output
+    assert "STEERED" in done.output
+    assert "NEGATED" in done.output
+    assert "layers.4.resid_post at strength 0.4" in done.output
+    report = Report.load(folder)
+    assert report.numbers["effect"] > report.numbers["effect without"]
+    assert report.command.startswith("latent steer --contrast")
+    assert AutoLatent.from_pretrained(folder / "direction").config.site == "layers.4.resid_post"
+
+
+def test_a_saved_direction_is_used_again(first, contrast_file, tmp_path):
+    folder, _ = first
+    done = run(
+        "--contrast", contrast_file, "--direction", folder / "direction", "--strength", 0.4, "--prompt", "One day, a",
+        "--samples", 1, "--tokens", 16, "--out", tmp_path / "again",
+    )  # fmt: skip
+    assert Report.load(tmp_path / "again").tables == Report.load(folder).tables
+    assert done.exit_code == 0
+
+
+def test_the_search_takes_the_most_effective_setting_within_the_limit(contrast_file, tmp_path):
+    words = ("--contrast", contrast_file, "--prompt", "One day, a", "--samples", 1, "--tokens", 12)
+    run(*words, "--site", "layers.4.resid_post", "--limit", 0.4, "--out", tmp_path / "run")
+    numbers = Report.load(tmp_path / "run").numbers
+    assert numbers["damage"] <= numbers["damage without"] + 0.4
+    assert numbers["effect"] > numbers["effect without"]
+
+
+@pytest.mark.parametrize(
+    ("words", "answer"),
+    [
+        (["--method", "steer/cca"], "steer/caa"),
+        (["--contrast", "girl-bay"], "girl-boy"),
+        (["--backbone", "/no/such/folder"], "stories260k"),
+        (["--site", "layers.9.resid_post"], "layers 0 to 4"),
+        (["--strength", "much"], "neither a number nor auto"),
+        (["--direction", "/no/such/folder"], "holds no saved model"),
+    ],
+)
+def test_mistakes_are_answered(words, answer, tmp_path, capsys, contrast_file):
+    given = words if "--contrast" in words else ["--contrast", str(contrast_file), *words]
+    assert main(["steer", *given, "--out", str(tmp_path / "run")]) != 0
+    assert answer in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_nothing_is_overwritten(tmp_path, capsys):
+    (tmp_path / "mine.txt").write_text("mine")
+    assert main(["steer", "--out", str(tmp_path)]) == 2
+    assert "is not empty" in capsys.readouterr().err
