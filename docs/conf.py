@@ -42,15 +42,28 @@ REFERENCE = {
     "reports": ("latent.core.report.claims", "latent.core.report.report", "latent.core.report.figures"),
     "metrics": (
         "latent.core.metrics.probe", "latent.core.metrics.rank", "latent.core.metrics.similarity",
-        "latent.core.metrics.identifiability", "latent.core.metrics.stats",
+        "latent.core.metrics.identifiability", "latent.core.metrics.stats", "latent.core.metrics.likelihood",
     ),
     "networks": (
         "latent.core.nn.mlp", "latent.core.nn.ensemble", "latent.core.nn.ema", "latent.core.nn.adam",
-        "latent.core.nn.project",
+        "latent.core.nn.project", "latent.core.nn.sparse",
     ),
     "activations": (
         "latent.core.activations.sites", "latent.core.activations.capture", "latent.core.activations.edit",
-        "latent.core.activations.clock",
+        "latent.core.activations.clock", "latent.core.activations.prepared", "latent.core.activations.features",
+        "latent.core.activations.store", "latent.core.activations.directions", "latent.core.activations.moments",
+        "latent.core.activations.trainers", "latent.core.activations.calibration", "latent.core.activations.frontier",
+    ),
+    "decoding": (
+        "latent.core.activations.decode.prompt", "latent.core.activations.decode.loop",
+        "latent.core.activations.decode.memory", "latent.core.activations.decode.rollout",
+        "latent.core.activations.decode.feedback", "latent.core.activations.decode.sampling",
+        "latent.core.activations.decode.ledger", "latent.core.activations.decode.language",
+    ),
+    "language": ("latent.core.language.backbone", "latent.core.language.training"),
+    "steering": (
+        "latent.steer.backbones", "latent.steer.learning", "latent.steer.evaluation", "latent.steer.judge",
+        "latent.steer.data.contrast", "latent.steer.data.texts",
     ),
     "plugins": ("latent.core.plugins.specs", "latent.core.registry", "latent.core.errors"),
 }  # fmt: skip

@@ -36,6 +36,13 @@ def test_every_command_and_option_is_documented(name, read):
             assert parameter.make_metavar(click.Context(command)).strip("[].") in section
 
 
+@pytest.mark.parametrize("name", registry().names("command"))
+def test_every_plugin_s_command_and_option_is_documented(name, read):
+    section = read("cli.md").split(f"## latent {name}\n")[1].split("\n## ")[0]
+    for parameter in latent.get_command(click.Context(latent), name).params:
+        assert f"`{parameter.opts[-1]}" in section, parameter.opts
+
+
 def test_every_hook_is_documented(read):
     text = read("plugins.md")
     for name in vars(LatentHooks):

@@ -30,6 +30,7 @@ from latent.core.report.report import Report, Table
 from latent.core.run.context import ArmContext
 from latent.core.run.experiment import Arm, ArmResult
 from latent.core.run.seed import generator
+from latent.steer.baselines.act import ACT, ACTConfig, attention_heads
 from latent.steer.evaluation import Outcome, write_rows
 from latent.steer.experiments import modes
 from latent.steer.experiments.code import Code, CodeConfig, activations, code
@@ -84,6 +85,7 @@ PRESETS: Mapping[str, Experiment] = {
 ARMS: Mapping[str, Arm] = {
     "g-act": Arm("method", "Clusters of differences, of which a probe chooses for each token.", quick=True),
     "mean": Arm("baseline", "One mean difference of each layer.", quick=True),
+    "act": Arm("baseline", "ACT: directions of single heads, each with a probe of its own."),
     "gradient": Arm("baseline", "A vector that was trained to make C++ likely."),
     "neuron": Arm("baseline", "The neuron that is most active in C++, clamped."),
     "none": Arm("control", "The model as it is.", quick=True),
@@ -159,16 +161,19 @@ CLAIMS = (
 # Code -----------------------------------------------------------------------------------------------------------------
 
 
+Setting = tuple[tuple[int, ...], float]
+"""Layers that are steered together, and the strength."""
+
 Maker = Callable[[int, Tensor], tuple[str, Op]]
 """Returns site and operation of a layer for the strength of each row, `(rows,)`."""
 
 
-def makers(
-    arm: str, given: Code, config: Experiment, seed: int
-) -> tuple[Maker, list[tuple[tuple[int, ...], float]], dict[str, float]]:
+def makers(arm: str, given: Code, config: Experiment, seed: int) -> tuple[Maker, list[Setting], dict[str, float]]:
     """Return how an arm acts on a layer, the settings that it searches, and what is known about its vectors."""
     if arm == "neuron":
         return _neuron(given, config)
+    if arm == "act":
+        return _act(given, config, seed)
     target, other = (
         activations(given, texts, "resid_post", config.code.skipped) for texts in (given.target, given.other)
     )
@@ -235,7 +240,7 @@ def _bank(arm: str, given: Code, config: Experiment, layer: int, target: Tensor,
     return bank.fit_differences(target - other, other[order])
 
 
-def _neuron(given: Code, config: Experiment) -> tuple[Maker, list[tuple[tuple[int, ...], float]], dict[str, float]]:
+def _neuron(given: Code, config: Experiment) -> tuple[Maker, list[Setting], dict[str, float]]:
     """Return the clamp of the neuron that tells C++ best by its mean activation."""
     target, other = (activations(given, texts, "mlp_act", config.code.skipped) for texts in (given.target, given.other))
     apart = (target.mean(1) - other.mean(1)) / (target.std(1) + other.std(1) + 1e-6)  # [layers units]
@@ -253,7 +258,25 @@ def _neuron(given: Code, config: Experiment) -> tuple[Maker, list[tuple[tuple[in
     return make, [((layer,), factor) for factor in (1.0, 2.0, 3.0, 5.0, 7.0, 10.0)], {}
 
 
-def _steering(given: Code, make: Maker, settings: Sequence[tuple[tuple[int, ...], float]]) -> edit:
+def _act(given: Code, config: Experiment, seed: int) -> tuple[Maker, list[Setting], dict[str, float]]:
+    """Return ACT, which chooses heads of all layers itself; its strengths are in standard deviations."""
+    heads = attention_heads(given.backbone.model)
+    target, other = (
+        activations(given, texts, "attn_heads", config.code.skipped) for texts in (given.target, given.other)
+    )
+    least = 5 if len(given.target) >= 200 else 2
+    kept = len(target) * heads // 2
+    settings = ACTConfig(clusters=config.clusters, kept=kept, least=least, seed=seed)
+    act = ACT.fit(target, other, heads=heads, config=settings)
+    every = tuple(range(given.backbone.layers))
+    return (
+        lambda layer, strength: (f"layers.{layer}.attn_heads", act.operation(layer, strength)),
+        [(every, strength) for strength in (0.5, 1.0, 1.5, 2.0, 3.0, 4.0)],
+        {},
+    )
+
+
+def _steering(given: Code, make: Maker, settings: Sequence[Setting]) -> edit:
     """Return an edit in which each block of rows has one setting."""
     rows = len(given.writing.rows)
     ops = {}
@@ -265,9 +288,7 @@ def _steering(given: Code, make: Maker, settings: Sequence[tuple[tuple[int, ...]
     return edit(given.backbone.model, ops)
 
 
-def _search(
-    given: Code, make: Maker, settings: list[tuple[tuple[int, ...], float]], context: ArmContext
-) -> list[Outcome]:
+def _search(given: Code, make: Maker, settings: list[Setting], context: ArmContext) -> list[Outcome]:
     """Have texts written with every setting, a few settings at a time."""
     outcomes: list[Outcome] = []
     for start in range(0, len(settings), 6):
@@ -293,7 +314,7 @@ def _measure_code(arm: str, config: Experiment, context: ArmContext) -> tuple[di
     outcomes = _search(given, make, settings, context)
     frontier = Frontier(tuple(Point(s, o.effect, o.damage) for (_, s), o in zip(settings, outcomes, strict=True)))
 
-    def again(limit: float, sign: float = 1.0) -> tuple[Outcome, tuple[tuple[int, ...], float]]:
+    def again(limit: float, sign: float = 1.0) -> tuple[Outcome, Setting]:
         """Write with the most effective setting within a limit; with the least damaging one where there is none."""
         point = frontier.best(limit) or min(frontier.points, key=lambda each: each.damage)
         layers, strength = settings[frontier.points.index(point)]
