@@ -52,6 +52,14 @@ def test_a_saved_direction_is_used_again(first, contrast_file, tmp_path):
     assert done.exit_code == 0
 
 
+def test_a_direction_that_is_used_again_stays_what_it_is(contrast_file, tmp_path):
+    words = ("--contrast", contrast_file, "--strength", 0.3, "--prompt", "One day, a", "--samples", 1, "--tokens", 4)
+    run(*words, "--method", "steer/repe-pca", "--site", "layers.3.resid_post", "--out", tmp_path / "run")
+    run(*words, "--direction", tmp_path / "run" / "direction", "--out", tmp_path / "again")
+    assert Report.load(tmp_path / "again").method == "steer/repe-pca"
+    assert type(AutoLatent.from_pretrained(tmp_path / "again" / "direction")).__name__ == "RepEPCA"
+
+
 def test_the_search_takes_the_most_effective_setting_within_the_limit(contrast_file, tmp_path):
     words = ("--contrast", contrast_file, "--prompt", "One day, a", "--samples", 1, "--tokens", 12)
     run(*words, "--site", "layers.4.resid_post", "--limit", 0.4, "--out", tmp_path / "run")
@@ -67,6 +75,7 @@ def test_the_search_takes_the_most_effective_setting_within_the_limit(contrast_f
         (["--contrast", "girl-bay"], "girl-boy"),
         (["--backbone", "/no/such/folder"], "stories260k"),
         (["--site", "layers.9.resid_post"], "layers 0 to 4"),
+        (["--site", "layers.*.resid_post"], "names 5 sites"),
         (["--strength", "much"], "neither a number nor auto"),
         (["--direction", "/no/such/folder"], "holds no saved model"),
     ],

@@ -63,7 +63,7 @@ def test_certainty_is_that_of_the_beta_distribution():
 
     from latent.core.activations.calibration import _beta_above
 
-    for score, trials in ((0.0, 5), (0.3, 5), (0.9, 1), (1.0, 50)):
+    for score, trials in ((0.0, 5), (0.3, 5), (0.9, 1), (1.0, 50), (0.5, 5000)):
         a, b = 0.5 + trials * score, 0.5 + trials * (1 - score)
         for x in (0.05, 0.3, 0.8):
             assert _beta_above(x, a, b) == pytest.approx(beta.sf(x, a, b), abs=1e-4)
@@ -91,6 +91,8 @@ def test_a_sweep_is_its_cells_one_by_one(llama, ids):
             llama(ids)
         torch.testing.assert_close(part, alone["layers.2.resid_post"], atol=1e-5, rtol=1e-5)
     assert not torch.allclose(together[0], together[2])
+    with pytest.raises(ConfigError, match="act at one site"):
+        sweep([Cell((direction(0, 1), direction(0, 2)), 1.0)], rows=3)
     with pytest.raises(ConfigError, match="know their site"):
         sweep([], rows=3)
 

@@ -83,6 +83,8 @@ def test_a_stream_is_read_anew_and_shows_one_token_of_each_row(llama, padded):
         llama(input_ids=tokens, attention_mask=mask)
     torch.testing.assert_close(first, acts[SITE][:, -1])
     assert torch.equal(first, torch.cat(list(stream)))
+    with pytest.raises(ConfigError, match="names 3 sites"):
+        list(Stream(llama, batches, "layers.*.resid_post"))
     moments = stream_moments(llama, batches, "layers.*.resid_post")
     assert list(moments) == [f"layers.{layer}.resid_post" for layer in range(3)]
     torch.testing.assert_close(moments[SITE].mean, first.double().mean(0))
@@ -118,6 +120,11 @@ def test_probes_see_through_correlated_noise(probe):
     assert probe(negative, positive) @ vector < 0
 
 
+def test_a_linear_probe_needs_more_than_one_row():
+    with pytest.raises(ConfigError, match="one activation alone"):
+        linear_probe(draw(0, 1, 4), draw(1, 1, 4))
+
+
 def test_logistic_regression_is_scikit_learns():
     from sklearn.linear_model import LogisticRegression
 
@@ -131,6 +138,13 @@ def test_logistic_regression_is_scikit_learns():
     )
     weight = torch.from_numpy(theirs.coef_[0]) / scale
     torch.testing.assert_close(vector / vector.norm(), weight / weight.norm(), atol=1e-5, rtol=0)
+
+
+def test_logistic_regression_is_not_misled_by_what_does_not_vary():
+    positive, negative, _ = two_classes(2, count=200)
+    constant = [torch.cat([rows, torch.full((200, 1), 0.1, dtype=torch.float64)], 1) for rows in (positive, negative)]
+    expected = torch.nn.functional.pad(logistic_probe(positive, negative), (0, 1))
+    torch.testing.assert_close(logistic_probe(constant[0].split(37), constant[1].split(41)), expected)
 
 
 def test_logistic_regression_needs_rows_that_can_be_read_again():

@@ -1,11 +1,12 @@
 """Backbones pad on the left, write reproducibly and say how likely a text is; training is the one loop's."""
 
 import contextlib
+from dataclasses import replace
 
 import pytest
 import torch
 
-from latent.core.activations import Add, edit
+from latent.core.activations import Add, Stream, edit
 from latent.core.errors import ConfigError, FormatError, HubError
 from latent.core.language import Backbone, load_backbone
 from latent.core.language.training import (
@@ -50,6 +51,58 @@ def test_texts_are_padded_on_the_left_and_cut_behind(backbone):
         backbone.encode(["a", ""])
     with pytest.raises(ConfigError, match="no text"):
         backbone.encode([])
+
+
+@pytest.fixture(scope="module")
+def learned():
+    """A model with learned positions, whose weights are large enough to tell."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    ends = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    model = GPT2LMHeadModel(GPT2Config(n_embd=32, n_layer=2, n_head=4, n_positions=64, vocab_size=259, **ends)).eval()
+    random = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(0.3 * torch.randn(parameter.shape, generator=random))
+    return Backbone(model, byte_tokenizer(), "learned positions")
+
+
+def test_padding_does_not_move_learned_positions(learned):
+    both, alone = learned.likelihood(["abcdef", "x y"]), learned.likelihood(["x y"])
+    torch.testing.assert_close(both[1:], alone)
+    stream = [torch.cat(list(Stream(learned.model, learned.batches(t), "layers.1.resid_post"))) for t in TEXTS]
+    torch.testing.assert_close(stream[0][1:], stream[1])
+    greedy = [learned.complete(texts, tokens=6, seed=0, temperature=0) for texts in TEXTS]
+    assert greedy[0].continuations[1] == greedy[1].continuations[0]
+    # What generate() saw, the likelihood sees: the likeliest tokens are likelier than any others.
+    others = replace(greedy[0], ids=torch.cat([greedy[0].ids[:, :-1], (greedy[0].ids[:, -1:] + 1) % 259], 1))
+    assert bool((learned.likelihood_of(greedy[0]) < learned.likelihood_of(others)).all())
+
+
+TEXTS = (["abcdef", "x y"], ["x y"])
+
+
+@pytest.mark.parametrize(
+    "brought",
+    [
+        {"repetition_penalty": 1.5},
+        {"num_beams": 3},
+        {"min_p": 0.5},
+        {"max_time": 0.0},
+        {"return_dict_in_generate": True},
+    ],
+)
+def test_settings_of_sampling_that_a_model_brings_do_not_count(learned, brought):
+    from transformers import GenerationConfig
+
+    plain = learned.complete(["ab", "x"], tokens=8, seed=0)
+    own = learned.model.generation_config
+    learned.model.generation_config = given = GenerationConfig(**own.to_diff_dict() | brought)
+    try:
+        assert torch.equal(learned.complete(["ab", "x"], tokens=8, seed=0).ids, plain.ids)
+        assert learned.model.generation_config is given
+    finally:
+        learned.model.generation_config = own
 
 
 def test_completions_are_those_of_the_seed_and_of_open_edits(backbone):
@@ -103,7 +156,15 @@ def test_saved_backbones_come_back(backbone, tmp_path):
     assert named.fingerprint == backbone.fingerprint
 
 
-def test_wrong_places_are_answered(tmp_path, monkeypatch):
+def test_a_tokenizer_without_special_tokens_can_pad(backbone, tmp_path):
+    from transformers import PreTrainedTokenizerFast
+
+    bare = PreTrainedTokenizerFast(tokenizer_object=byte_tokenizer().backend_tokenizer)
+    loaded = load_backbone(Backbone(backbone.model, bare, "bare").save(tmp_path))
+    assert loaded.encode(["abc", "a"])["attention_mask"].tolist() == [[1, 1, 1], [0, 0, 1]]
+
+
+def test_wrong_places_are_answered(backbone, tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="no folder"):
         load_backbone(tmp_path / "nothing")
     with pytest.raises(ConfigError, match="'short'"):
@@ -111,6 +172,10 @@ def test_wrong_places_are_answered(tmp_path, monkeypatch):
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(FormatError, match="no causal language model"):
         load_backbone(tmp_path)
+    damaged = backbone.save(tmp_path / "damaged")
+    (damaged / "model.safetensors").write_bytes(b"no weights")
+    with pytest.raises(FormatError, match="no causal language model"):
+        load_backbone(damaged)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(HubError, match="Cannot load 'nobody/nothing'"):
         load_backbone("nobody/nothing")

@@ -14,6 +14,7 @@ from latent.steer.data.texts import stories, texts_for
 def test_words_are_counted_whole_and_in_any_case():
     words = Words(("she", "her"), ("he",))
     assert words.score(["She saw her.", "The theme", "he HE she", "", "he, her"]).tolist() == [1, 0, -1, 0, 0]
+    assert Words(("C++",), ("C#",)).score(["C++ is old.", "Is C# new?", "C"]).tolist() == [1, -1, 0]
 
 
 def test_pairs_differ_in_the_last_word_alone(contrast):
@@ -28,7 +29,9 @@ def test_texts_without_the_words_are_left_out():
     texts = ["girl first", "A cat.", "A boy and a girl", "x" * 300 + " girl", "The girls", "Some girl"]
     found = swapped("girl-boy", words, texts, most=9)
     assert found.positive == ("A girl", "Some girl")
-    with pytest.raises(ConfigError, match="Only 1 texts"):
+    again = swapped("girl-boy", words, ["A girl ran", "A boy ran", "The girl ran"], most=9)
+    assert again.positive == ("A girl", "The girl"), "no pair twice"
+    with pytest.raises(ConfigError, match="Only 1 different texts"):
         swapped("girl-boy", words, ["A girl", "A dog"], most=9)
 
 
@@ -57,6 +60,10 @@ def test_files_are_read_strictly(tmp_path):
         ("{", "not JSON"),
         ('["a"]', "no lists of texts"),
         ('{"positive": ["a"]}', "no lists of texts"),
+        (
+            '{"positive": ["a", "b"], "negative": ["c", "d"], "words": {"positive": [], "negative": ["c"]}}',
+            "no lists of texts .* in 'words'",
+        ),
         ('{"positive": ["a", 1], "negative": ["b", "c"]}', "no lists of texts"),
     ):
         path.write_text(content)

@@ -1,11 +1,15 @@
 """The experiments run from end to end, and choose as they say."""
 
+import json
+
 import pytest
 import torch
 
 from latent.core.activations import Clamp, capture
 from latent.core.errors import ConfigError
 from latent.core.hub.auto import AutoLatent
+from latent.core.language import Backbone
+from latent.core.language.training import byte_tokenizer, small_llama
 from latent.core.run.runner import RunOptions, start
 from latent.steer.backbones import BUNDLED
 from latent.steer.data.code import chunks, cpp_headers, python_library, text_of
@@ -96,6 +100,17 @@ def code(backbone):
     return Code(backbone, texts * 4, [text.upper() for text in texts] * 4, judge, Writing(("The",), 3, 8))
 
 
+def test_a_model_that_writes_nothing_of_the_known_contrasts_is_steered_by_pairs_of_ones_own(tmp_path):
+    model = Backbone(small_llama(0, vocabulary=259, width=32, layers=2).eval(), byte_tokenizer(), "noise")
+    sides = {"positive": [f"I love {i}" for i in range(16)], "negative": [f"I hate {i}" for i in range(16)]}
+    (tmp_path / "mine.json").write_text(json.dumps(sides | {"words": {"positive": ["love"], "negative": ["hate"]}}))
+    given = {"backbone": str(model.save(tmp_path / "model")), "contrast": str(tmp_path / "mine.json"), **TINY}
+    report = start(
+        "steer/caa", folder=tmp_path / "run", layers=[given], options=RunOptions(preset="smoke", arms=("caa",), jobs=1)
+    )
+    assert "off-target" not in [figure.name for figure in report.figures]
+
+
 def test_activations_leave_the_beginning_out(code):
     found = activations(code, code.target[:3], "resid_post", 2)
     assert found.shape == (5, 3, 64)
@@ -108,8 +123,10 @@ def test_activations_leave_the_beginning_out(code):
 def test_arms_act_at_the_layers_of_a_setting_alone(code):
     config = g_act.Experiment(code=CodeConfig(skipped=2), vector_steps=2)
     for arm in ("g-act", "mean", "gradient", "random", "permuted"):
-        make, settings, _ = g_act.makers(arm, code, config, seed=0)
+        make, settings, known = g_act.makers(arm, code, config, seed=0)
         strength = settings[-1][1]
+        if arm in ("mean", "random"):
+            assert known["cosine"] == pytest.approx(1, abs=1e-5) if arm == "mean" else known["cosine"] < 0.5
         with torch.no_grad(), capture(code.backbone.model, "layers.*.resid_post") as plain:
             code.backbone.model(**code.backbone.encode(["The"] * 6))
         steering = g_act._steering(

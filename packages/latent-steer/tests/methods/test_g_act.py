@@ -142,6 +142,20 @@ def test_banks_steer_several_sites_and_know_their_model(backbone, tmp_path):
         loaded.on(backbone.model, site="layers.2.resid_post")
 
 
+def test_banks_without_vectors_or_with_one_site_are_refused(backbone):
+    config = GACTConfig(width=64, clusters=2, site="layers.1.resid_post")
+    with pytest.raises(ConfigError, match="not fitted"):
+        GACT(config).on(backbone.model)
+    random = torch.Generator().manual_seed(0)
+    bank = GACT(config).fit_differences(*(torch.randn(30, 64, generator=random) for _ in range(2)))
+    with pytest.raises(ConfigError, match="2 banks act at 1 sites"):
+        together(backbone.model, [bank, bank])
+
+
+def test_the_probe_follows_the_activations_to_their_device():
+    assert fitted().operation().probabilities(torch.zeros(1, 2, WIDTH, device="meta")).device.type == "meta"
+
+
 def test_wrong_inputs_are_answered():
     differences, neutral, _ = families()
     bank = GACT(GACTConfig(width=WIDTH, clusters=2))

@@ -9,7 +9,7 @@ from latent.core import AutoLatent
 from latent.core.activations.directions import Direction
 from latent.core.activations.frontier import Cell, Point
 from latent.core.errors import FormatError
-from latent.core.hub.format import save_model
+from latent.core.hub.format import read_config, save_model
 from latent.core.language import Backbone
 from latent.core.registry import registry
 from latent.core.report.figures import Curve, lines
@@ -72,7 +72,7 @@ def attempt(
         backbone: Bundled name, folder or Hub id.
         contrast: Name or JSON file; it also judges.
         method: Registry id of a method that finds directions.
-        direction: Folder of a saved one; then nothing is learned.
+        direction: Folder of a saved one; then nothing is learned, and the method is its own.
         site: Site, or `auto`.
         strength: In mean norms of the activations; None to search.
         limit: Greatest damage over that of unsteered texts in the search, nats per token.
@@ -89,6 +89,8 @@ def attempt(
         FormatError: The folder holds another model than a direction.
         ProvenanceError: The saved direction is of another model or site.
     """
+    if direction is not None:
+        method = str(read_config(direction)["latent"]["method"])
     model = load(backbone, device=choose_device(device))
     config = SteeringConfig(backbone=backbone, contrast=contrast, prompts=prompts or SteeringConfig().prompts)
     pairs = contrast_of(contrast, model, seed=seed)
@@ -101,7 +103,7 @@ def attempt(
     chosen, amount, rows = _search(model, searched, judge, found, strength, plain.damage + limit, shower, seed=seed + 1)
     return Tried(
         chosen,
-        "core/direction" if type(chosen) is Direction else method,
+        method,
         _report(model, shown, judge, pairs, chosen, amount, rows, plain, seed=seed, command=command, method=method),
     )
 

@@ -170,7 +170,10 @@ def _beta_above(x: float, a: float, b: float, points: int = 4001) -> float:
     With X = sin(t)^2 the density in t is 2 sin(t)^(2a-1) cos(t)^(2b-1) / B(a, b), which has no singular end.
     """
     angle = torch.linspace(0, math.pi / 2, points, dtype=torch.float64)
-    density = angle.sin().clamp_min(0) ** (2 * a - 1) * angle.cos().clamp_min(0) ** (2 * b - 1)
+    # By logarithms, less the greatest: the density itself is too small for a float after a thousand trials. At the ends
+    # 0 * log(0) is meant to be 0.
+    logs = torch.xlogy(2 * a - 1, angle.sin().clamp_min(0)) + torch.xlogy(2 * b - 1, angle.cos().clamp_min(0))
+    density = (logs - logs.max()).exp()
     edge = math.asin(math.sqrt(x))
     mass = torch.cumulative_trapezoid(density, angle)
     below = torch.nn.functional.pad(mass, (1, 0))

@@ -28,9 +28,16 @@ class Cell:
 
     @property
     def by_site(self) -> dict[str, Direction]:
-        """The directions by their sites."""
+        """The directions by their sites.
+
+        Raises:
+            ConfigError: Two are of one site.
+        """
         given = (self.directions,) if isinstance(self.directions, Direction) else self.directions
-        return {direction.config.site: direction for direction in given}
+        sites = {direction.config.site: direction for direction in given}
+        if len(sites) < len(given):
+            raise ConfigError("Two directions of a cell act at one site.", hint="Give one for each site.")
+        return sites
 
 
 def sweep(cells: Sequence[Cell], *, rows: int, unit: Unit = "norm", **chosen: Any) -> dict[str, Add]:

@@ -45,6 +45,9 @@ class Stream(Iterable[Tensor]):
         batches: Its inputs; a list or whatever can be iterated over more than once.
         site: Name of the site.
         positions: Which token of each row, see `capture`.
+
+    Raises:
+        ConfigError: When it is iterated over and `site` names several sites.
     """
 
     model: nn.Module
@@ -53,7 +56,9 @@ class Stream(Iterable[Tensor]):
     positions: Positions = "last"
 
     def __iter__(self) -> Iterator[Tensor]:
-        (name,) = (site.name for site in resolve(self.model, self.site))
+        (name, *more) = (site.name for site in resolve(self.model, self.site))
+        if more:
+            raise ConfigError(f"{self.site!r} names {len(more) + 1} sites.", hint="Name one; see stream_moments.")
         for shown in _passes(self.model, self.batches, self.site, self.positions):
             yield _as_rows(shown[name])
 
@@ -114,12 +119,14 @@ def linear_probe(positive: Rows | Moments, negative: Rows | Moments, *, penalty:
     within the classes. Its length is the distance of the class means along it.
 
     Raises:
-        ConfigError: When the penalty is not positive.
+        ConfigError: When the penalty is not positive, or nothing varies within the classes.
     """
     _check_penalty(penalty)
     one, zero = _moments(positive), _moments(negative)
     within = (one.covariance * one.count + zero.covariance * zero.count) / (one.count + zero.count)
     difference = one.mean - zero.mean
+    if not float(within.diagonal().sum()) > 0:
+        raise ConfigError("Each class has one activation alone, or equal ones.", hint="Give more different texts.")
     ridge = penalty * within.diagonal().mean().clamp_min(torch.finfo(within.dtype).tiny)
     weight = torch.linalg.solve(
         within + ridge * torch.eye(len(within), dtype=within.dtype, device=within.device), difference
@@ -154,7 +161,9 @@ def logistic_probe(
     centre = share * one.mean + (1 - share) * zero.mean
     within = share * one.covariance + (1 - share) * zero.covariance
     spread = within.diagonal() + share * (one.mean - centre) ** 2 + (1 - share) * (zero.mean - centre) ** 2
-    scale = spread.sqrt().where(spread > 0, torch.ones_like(spread))
+    # A coordinate that does not vary but for rounding would get a huge weight, for it is free to act as the bias.
+    varies = spread > 1e-12 * centre.square()
+    scale = spread.sqrt().where(varies, torch.full_like(spread, float("inf")))
     weight = torch.zeros(len(centre) + 1, dtype=centre.dtype, device=centre.device)  # the last one is the bias
     best, step = float("inf"), weight
     for _ in range(passes):

@@ -1,7 +1,9 @@
 """A causal language model of transformers with its tokenizer: texts in padded batches, sampling, likelihood."""
 
+import contextlib
 import functools
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,7 +84,7 @@ class Backbone:
         return int(config.get_text_config().num_hidden_layers)
 
     def encode(self, texts: Sequence[str], *, longest: int = 0) -> dict[str, Tensor]:
-        """Return ids and mask of texts, padded on the left, int64 `(rows, time)`.
+        """Return ids and mask of texts, padded on the left, and what else `inputs` returns, int64 `(rows, time)`.
 
         Args:
             texts: At least one; none of them without a token.
@@ -101,10 +103,26 @@ class Backbone:
         filler = self.tokenizer.pad_token_id
         ids = [[filler] * (time - len(row)) + list(row) for row in rows]
         mask = [[0] * (time - len(row)) + [1] * len(row) for row in rows]
-        return {
-            "input_ids": torch.tensor(ids, device=self.device),
-            "attention_mask": torch.tensor(mask, device=self.device),
-        }
+        return self.inputs(torch.tensor(ids, device=self.device), torch.tensor(mask, device=self.device))
+
+    def inputs(self, ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        """Return what the model is called with: ids, mask, and for models that take them places without padding.
+
+        Left to themselves, models with learned positions (GPT-2, GPT-Neo) count padding too, and answer otherwise for a
+        text that is padded than for the same text alone. `generate()` counts as it is done here.
+
+        Args:
+            ids: Tokens, int64 `(rows, time)`.
+            mask: 1 for real tokens, int64 `(rows, time)`.
+        """
+        given = {"input_ids": ids, "attention_mask": mask}
+        if self._takes_places:
+            given["position_ids"] = (mask.cumsum(1) - 1).clamp_min(0)
+        return given
+
+    @functools.cached_property
+    def _takes_places(self) -> bool:
+        return "position_ids" in inspect.signature(self.model.forward).parameters
 
     def batches(self, texts: Sequence[str], size: int = 32, *, longest: int = 0) -> list[dict[str, Tensor]]:
         """Return the texts in order, in batches of `size` rows; see `encode`."""
@@ -118,15 +136,16 @@ class Backbone:
         """Write on from prompts; edits that are open at the time act on it.
 
         Args:
-            prompts: Texts, or ids and mask as `encode` returns them.
+            prompts: Texts, or what `encode` returns for them.
             tokens: Most tokens to write.
-            seed: Seed of the sampling; the same seed gives the same texts.
+            seed: Seed of the sampling; the same seed gives the same texts. Settings of sampling that the model brings
+                (penalties, beams, limits) do not count.
             temperature: Of the sampling; 0 takes the likeliest token.
         """
         inputs = prompts if isinstance(prompts, Mapping) else self.encode(prompts)
         sampling: dict[str, Any] = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
         model: Any = self.model
-        with isolated(seed, "completions"):
+        with isolated(seed, "completions"), self._own_settings():
             ids = model.generate(
                 **inputs,
                 max_new_tokens=tokens,
@@ -143,7 +162,7 @@ class Backbone:
 
         Args:
             done: Completions, of this model under an edit or of another one with the same tokens.
-            size: Rows at a time.
+            size: Rows at a time, at most.
         """
         counted = done.mask.clone()
         counted[:, : done.prompt] = 0
@@ -151,15 +170,19 @@ class Backbone:
 
     def likelihood(self, texts: Sequence[str], *, longest: int = 0, size: int = 256) -> Tensor:
         """Return the mean negative log-likelihood of texts, nats per token, float32 `(texts,)`; see `encode`."""
-        ids, mask = self.encode(texts, longest=longest).values()
+        given = self.encode(texts, longest=longest)
+        ids, mask = given["input_ids"], given["attention_mask"]
         return self._likelihoods(ids, mask, mask, size)
 
     @torch.no_grad()
     def _likelihoods(self, ids: Tensor, mask: Tensor, counted: Tensor, size: int) -> Tensor:
         parts = []
+        config: Any = self.model.config
+        # Logits of a large vocabulary are what takes the memory: half a gigabyte at most.
+        size = max(1, min(size, 2**27 // (ids.shape[1] * config.get_text_config().vocab_size)))
         for start in range(0, len(ids), size):
             rows = slice(start, start + size)
-            logits = self.model(input_ids=ids[rows], attention_mask=mask[rows]).logits
+            logits = self.model(**self.inputs(ids[rows], mask[rows])).logits
             parts.append(negative_log_likelihood(logits, ids[rows], mask[rows], counted[rows]))
         return torch.cat(parts)
 
@@ -174,9 +197,29 @@ class Backbone:
     def _ends(self) -> Tensor:
         """Tokens that end a text: a model may have others than its tokenizer says."""
         model: Any = self.model
-        known = (self.tokenizer.eos_token_id, model.config.eos_token_id, model.generation_config.eos_token_id)
+        # A configuration of several parts has none of its own.
+        known = (
+            self.tokenizer.eos_token_id,
+            getattr(model.config, "eos_token_id", None),
+            model.generation_config.eos_token_id,
+        )
         ends = {end for each in known if each is not None for end in (each if isinstance(each, list) else [each])}
         return torch.tensor(sorted(ends), dtype=torch.long, device=self.device)
+
+    @contextlib.contextmanager
+    def _own_settings(self) -> Iterator[None]:
+        """Put the settings of generation that the model brings aside, but for the tokens that begin and end a text."""
+        model: Any = self.model
+        brought = model.generation_config
+        model.generation_config = type(brought)(
+            bos_token_id=brought.bos_token_id,
+            eos_token_id=brought.eos_token_id,
+            pad_token_id=brought.pad_token_id,
+        )
+        try:
+            yield
+        finally:
+            model.generation_config = brought
 
     def _texts(self, ids: Tensor, mask: Tensor) -> list[str]:
         rows = [row[real == 1] for row, real in zip(ids, mask, strict=True)]
@@ -221,11 +264,13 @@ def load_backbone(
             )
         place = text
     options: dict[str, Any] = {"trust_remote_code": False} | ({"revision": revision} if revision else {})
+    from safetensors import SafetensorError
+
     try:
         with _quiet():
             model = transformers.AutoModelForCausalLM.from_pretrained(place, **options)
             tokenizer = transformers.AutoTokenizer.from_pretrained(place, **options)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         if isinstance(place, Path):
             raise FormatError(
@@ -237,7 +282,8 @@ def load_backbone(
         ) from None
     tokenizer.padding_side = "left"
     if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
+        # The mask says what is padding, so any token will do.
+        tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
     on_device: Any = model  # its own annotation of to() is not torch's
     return Backbone(on_device.to(device).eval().requires_grad_(requires_grad=False), tokenizer, text)
 

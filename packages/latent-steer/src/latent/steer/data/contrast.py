@@ -126,7 +126,8 @@ CONTRASTS: dict[str, Words] = {
 def swapped(name: str, words: Words, texts: Iterable[str], *, most: int, longest: int = 240) -> Contrast:
     """Make pairs of texts that end in the word of the concept or in that of its opposite.
 
-    Each text is cut behind the first of the two words, and gets the other one in its place.
+    Each text is cut before the first of the two words and completed with either; beginnings that are there already are
+    left out, so that pairs that are held out are others.
 
     Args:
         name: Name of the contrast.
@@ -140,16 +141,16 @@ def swapped(name: str, words: Words, texts: Iterable[str], *, most: int, longest
     """
     positive, negative = words.positive[0], words.negative[0]
     either = _pattern((positive, negative))
-    starts = []
+    starts: dict[str, None] = {}
     for text in texts:
         found = either.search(text)
         if found and 0 < found.start() <= longest:
-            starts.append(text[: found.start()])
+            starts[text[: found.start()]] = None
         if len(starts) == most:
             break
     if len(starts) < 2:
         raise ConfigError(
-            f"Only {len(starts)} texts have {positive!r} or {negative!r} in their first {longest} characters.",
+            f"Only {len(starts)} different texts have {positive!r} or {negative!r} early on (in {longest} characters).",
             hint="Give more texts, or a contrast of your own as a JSON file.",
         )
     return Contrast(name, tuple(s + positive for s in starts), tuple(s + negative for s in starts), words)
@@ -172,9 +173,9 @@ def load_contrast(path: Path) -> Contrast:
     except ValueError as error:
         raise FormatError(f"{path} is not JSON: {error}", hint=_FORM) from None
     sides = content.get("words") if isinstance(content, dict) else None
-    for part in [content] if sides is None else [content, sides]:
+    for part, where in [(content, "")] if sides is None else [(content, ""), (sides, " in 'words'")]:
         if not isinstance(part, dict) or not all(_is_texts(part.get(side)) for side in ("positive", "negative")):
-            raise FormatError(f"{path} has no lists of texts 'positive' and 'negative'.", hint=_FORM)
+            raise FormatError(f"{path} has no lists of texts 'positive' and 'negative'{where}.", hint=_FORM)
     words = None if sides is None else Words(tuple(sides["positive"]), tuple(sides["negative"]))
     return Contrast(path.stem, tuple(content["positive"]), tuple(content["negative"]), words)
 
@@ -183,8 +184,9 @@ _FORM = 'Write {"positive": ["..."], "negative": ["..."]}, pairs in the same ord
 
 
 def _is_texts(value: object) -> bool:
-    return isinstance(value, list) and all(isinstance(text, str) and text for text in value)
+    return isinstance(value, list) and bool(value) and all(isinstance(text, str) and text for text in value)
 
 
 def _pattern(words: Sequence[str]) -> re.Pattern[str]:
-    return re.compile(rf"\b(?:{'|'.join(map(re.escape, words))})\b", re.IGNORECASE)
+    # Not \b: a word such as "C++" ends where no boundary of letters is.
+    return re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, words))})(?!\w)", re.IGNORECASE)

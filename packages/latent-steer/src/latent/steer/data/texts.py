@@ -8,12 +8,17 @@ from typing import Literal
 
 from latent.core.errors import ConfigError, FormatError
 from latent.core.language import Backbone
+from latent.core.run.seed import derive
 from latent.steer.data.contrast import CONTRASTS, Contrast, load_contrast, swapped
 
-__all__ = ["TextSource", "contrast_of", "stories", "texts_for"]
+__all__ = ["OPENINGS", "TextSource", "contrast_of", "stories", "texts_for"]
 
 TextSource = Literal["samples", "tinystories"]
 """Where texts come from: written by the model itself, which fits any model, or real stories of TinyStories."""
+
+
+OPENINGS = ("Once upon a time", "One day", "There was", "The", "In the park", "It was a sunny day")
+"""Beginnings of samples: with a single one, most texts of a small model are the same up to the word that counts."""
 
 
 def texts_for(source: TextSource, backbone: Backbone, *, count: int, prompts: tuple[str, ...], seed: int) -> list[str]:
@@ -34,7 +39,8 @@ def texts_for(source: TextSource, backbone: Backbone, *, count: int, prompts: tu
     written = []
     for start in range(0, count, 256):
         part = asked[start : start + 256]
-        written += backbone.complete(part, tokens=64, seed=seed * 1000 + start // 256, temperature=1.0).texts
+        # Seeds of their own: texts that are judged must not come from the same random numbers.
+        written += backbone.complete(part, tokens=64, seed=derive(seed, "texts", start), temperature=1.0).texts
     return written
 
 
@@ -45,7 +51,7 @@ def contrast_of(
     source: TextSource = "samples",
     count: int = 800,
     most: int = 120,
-    opening: str = "Once upon a time",
+    openings: tuple[str, ...] = OPENINGS,
     seed: int = 0,
 ) -> Contrast:
     """Return a contrast by name, made of texts, or one that is read from a JSON file.
@@ -56,12 +62,12 @@ def contrast_of(
         source: Where texts come from.
         count: Texts in which the words of the contrast are looked for.
         most: Most pairs.
-        opening: Beginning of the samples.
+        openings: Beginnings of the samples, taken in turn.
         seed: See `texts_for`.
     """
     if name not in CONTRASTS:
         return load_contrast(Path(name))
-    texts = texts_for(source, backbone, count=count, prompts=(opening,), seed=seed)
+    texts = texts_for(source, backbone, count=count, prompts=openings, seed=seed)
     return swapped(name, CONTRASTS[name], texts, most=most)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from latent.core.activations.directions import Direction
 from latent.core.activations.frontier import off_target
+from latent.core.errors import ConfigError
 from latent.core.report.claims import AtLeast, Claim, Control
 from latent.core.report.figures import heat_map
 from latent.core.report.report import Report
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["ARMS", "CLAIMS", "PRESETS", "experiment", "run_arm"]
 
 PRESETS: Mapping[str, SteeringConfig] = {
-    "smoke": SteeringConfig(text_count=200, pairs=24, held_out=8, samples=4, length=24, strengths=(0.2, 0.4)),
+    "smoke": SteeringConfig(text_count=300, pairs=16, held_out=8, samples=4, length=24, strengths=(0.2, 0.4)),
     "cpu": SteeringConfig(),
     "gpu": SteeringConfig(samples=64, strengths=(0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6)),
     "paper": SteeringConfig(pairs=400, held_out=50, text_count=4000, samples=64),
@@ -48,7 +49,7 @@ ARMS: Mapping[str, Arm] = {
 CLAIMS = (
     Claim(
         id="raises",
-        statement="At most 1.5 nats per token, steering brings the concept into at least 85 % of the texts.",
+        statement="At 0.5 nats per token at most, steering brings the concept into at least 85 % of the texts.",
         source="arXiv:2312.06681, section 4",
         paper_value="all seven behaviours rise",
         check=AtLeast(arm="caa", measure="effect", value=0.85),
@@ -82,20 +83,25 @@ def run_arm(arm: str, config: SteeringConfig, context: ArmContext) -> ArmResult:
     if arm == "caa" and isinstance(chosen, CAA):
         context.save(chosen)
         matrix = _off_target(chosen, result.measures["strength"], config, context)
-        return ArmResult(result.measures, {**result.arrays, "off_target": matrix})
+        if matrix is not None:
+            return ArmResult(result.measures, {**result.arrays, "off_target": matrix})
     return result
 
 
-def _off_target(chosen: CAA, strength: float, config: SteeringConfig, context: ArmContext) -> Tensor:
+def _off_target(chosen: CAA, strength: float, config: SteeringConfig, context: ArmContext) -> Tensor | None:
     """Return how the direction of each known contrast moves the words of each, float64 `(contrasts, contrasts)`.
 
     All act at the chosen site with the chosen strength. A score is the share of texts with more words of the concept
-    less that with more of its opposite.
+    less that with more of its opposite. None for a model that does not write about them.
     """
     given = steering.scene(config, seed=context.seed, device=context.device)
     model, seed = given.backbone, 2 * context.seed + 2
     make = functools.partial(contrast_of, backbone=model, source=config.texts, count=config.text_count, seed=seed)
-    directions = {name: learn(CAA, model, make(name), site=chosen.config.site) for name in CONTRASTS}
+    try:
+        contrasts = {name: make(name) for name in CONTRASTS}
+    except ConfigError:
+        return None
+    directions = {name: learn(CAA, model, each, site=chosen.config.site) for name, each in contrasts.items()}
 
     def scores(name: str | None) -> dict[str, float]:
         steering = None if name is None else directions[name].on(model.model, strength)
@@ -122,8 +128,9 @@ def experiment(config: SteeringConfig, context: "RunContext") -> Report:
     if "caa" in results:
         context.adopt_model(results, "caa")
     figures = []
-    if "caa" in results:
-        matrices = [results.arrays("caa", index)["off_target"] for index in range(len(context.seeds))]
+    arrays = [results.arrays("caa", index) for index in range(len(context.seeds))] if "caa" in results else []
+    matrices = [each["off_target"] for each in arrays if "off_target" in each]
+    if matrices:
         figures.append(
             heat_map(
                 "off-target",

@@ -186,15 +186,17 @@ def makers(arm: str, given: Code, config: Experiment, seed: int) -> tuple[Maker,
             "majority": sum(float(bank.majority) for bank in banks) / len(banks),
         }
         return lambda layer, strength: (banks[layer].config.site, banks[layer].operation(strength)), settings, known
-    directions, known = means, {"cosine": 1.0}
+    directions = means
     if arm == "gradient":
         layer = min(1, len(means) - 1)
         trained_one = _trained(given, config, means[layer], target[layer], other[layer], seed)
-        known = {"cosine": abs(float(trained_one.unit @ means[layer].unit))}
         directions = [trained_one if index == layer else each for index, each in enumerate(means)]
         settings = [((layer,), s) for s in config.strengths]
     if arm == "random":
         directions = [each.random(generator(seed, "random direction", index)) for index, each in enumerate(means)]
+    steered = sorted({layer for layers, _ in settings for layer in layers})
+    cosines = [abs(float(directions[layer].unit @ means[layer].unit)) for layer in steered]
+    known = {"cosine": sum(cosines) / len(cosines)}
     return lambda layer, strength: (directions[layer].config.site, directions[layer].add(strength)), settings, known
 
 
@@ -417,7 +419,7 @@ MEASURES: Mapping[str, str] = {
     "cost": "Least damage at which 60 % of the texts are C++; 99 where no setting does it.",
     "accuracy": "Held-out accuracy of the probes, mean over layers.",
     "majority": "Share of the largest cluster, mean over layers.",
-    "cosine": "Absolute cosine with the mean difference of the layer.",
+    "cosine": "Absolute cosine with the mean difference of the layer, mean over layers.",
     "mode_gain": "By how much the label of good texts gets likelier in the language with modes, in the last layer.",
     "mode_early": "The same in the first layer.",
     "mode_lift": "Held-out accuracy of the probe there, less the share of the largest cluster.",

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["ARMS", "CLAIMS", "PRESETS", "experiment", "run_arm"]
 
 PRESETS: Mapping[str, SteeringConfig] = {
-    "smoke": SteeringConfig(text_count=200, pairs=24, held_out=8, samples=4, length=24, strengths=(0.2, 0.4)),
+    "smoke": SteeringConfig(text_count=300, pairs=16, held_out=8, samples=4, length=24, strengths=(0.2, 0.4)),
     "cpu": SteeringConfig(),
     "gpu": SteeringConfig(samples=64, strengths=(0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6)),
     "paper": SteeringConfig(pairs=512, held_out=64, text_count=4000, samples=64),
@@ -44,7 +44,7 @@ ARMS: Mapping[str, Arm] = {
 CLAIMS = (
     Claim(
         id="steers",
-        statement="At most 1.5 nats per token, steering brings the concept into at least 85 % of the texts.",
+        statement="At 0.5 nats per token at most, steering brings the concept into at least 85 % of the texts.",
         source="arXiv:2310.01405, section 3.2",
         paper_value="control by reading vectors",
         check=AtLeast(arm="repe-pca", measure="effect", value=0.85),

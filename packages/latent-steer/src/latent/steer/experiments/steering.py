@@ -27,8 +27,8 @@ from latent.core.report.report import Report, Table
 from latent.core.run.context import ArmContext
 from latent.core.run.experiment import Arm, ArmResult
 from latent.steer.backbones import load
-from latent.steer.data.contrast import Contrast
-from latent.steer.data.texts import TextSource, contrast_of, texts_for
+from latent.steer.data.contrast import CONTRASTS, Contrast, load_contrast, swapped
+from latent.steer.data.texts import OPENINGS, TextSource, texts_for
 from latent.steer.evaluation import Outcome, Writing, text_cost, try_cells, write
 from latent.steer.judge import Judge, judge_of
 
@@ -66,10 +66,10 @@ class SteeringConfig:
     backbone: str = setting("stories260k", "Model: a bundled name, a folder in the format of transformers or a Hub id.")
     contrast: str = setting("girl-boy", "Contrast: girl-boy, dog-cat, happy-sad or a JSON file of pairs.")
     texts: TextSource = setting("samples", "Where texts come from: samples of the model, or tinystories (LATENT_DATA).")
-    text_count: int = setting(800, "Texts from which pairs are made.")
+    text_count: int = setting(1200, "Texts from which pairs are made.")
     pairs: int = setting(96, "Pairs to find the direction on.")
     held_out: int = setting(24, "Pairs, and texts, that are measured on alone.")
-    opening: str = setting("Once upon a time", "Beginning of the samples.")
+    openings: tuple[str, ...] = setting(OPENINGS, "Beginnings of the samples.")
     tokens: str = setting("last", "Token of a text at which activations are read: last or mean.")
     prompts: tuple[str, ...] = setting(
         ("Once upon a time, there was a", "One day, a", "There was a little", "The little"),
@@ -79,7 +79,7 @@ class SteeringConfig:
     length: int = setting(64, "Tokens of a continuation.")
     temperature: float = setting(0.8, "Temperature of the sampling.")
     strengths: tuple[float, ...] = setting((0.1, 0.2, 0.3, 0.4, 0.6), "Strengths, in mean norms of the activations.")
-    damage: float = setting(1.5, "Greatest damage of a chosen setting, nats per token.")
+    damage: float = setting(0.5, "Greatest damage of a chosen setting above that of unsteered texts, nats per token.")
 
     def __post_init__(self) -> None:
         """Refuse what cannot be measured."""
@@ -121,16 +121,15 @@ Finder = Callable[[Scene, str], Direction]
 def scene(config: SteeringConfig, *, seed: int, device: torch.device) -> Scene:
     """Load the model and make the contrast of a seed."""
     backbone = load(config.backbone, device=device)
-    contrast = contrast_of(
-        config.contrast,
-        backbone,
-        source=config.texts,
-        count=config.text_count,
-        most=config.pairs + config.held_out,
-        opening=config.opening,
-        seed=seed,
-    )
-    others = texts_for(config.texts, backbone, count=config.held_out, prompts=(config.opening,), seed=seed + 1000)
+    known = config.contrast in CONTRASTS
+    count = config.held_out + (config.text_count if known else 0)
+    texts = texts_for(config.texts, backbone, count=count, prompts=config.openings, seed=seed)
+    texts, others = texts[: -config.held_out], texts[-config.held_out :]
+    if known:
+        most = config.pairs + config.held_out
+        contrast = swapped(config.contrast, CONTRASTS[config.contrast], texts, most=most)
+    else:
+        contrast = load_contrast(Path(config.contrast))
     fit, held_out = contrast.split(min(config.held_out, len(contrast.positive) // 4))
     return Scene(
         backbone,
@@ -164,7 +163,8 @@ def measure(find: Finder, config: SteeringConfig, context: ArmContext) -> tuple[
         context.report_progress("search", layer + 1, len(directions))
     effects, reverses = torch.tensor([[each.effect for each in row] for row in outcomes]).chunk(2, 1)
     damages, _ = torch.tensor([[each.damage for each in row] for row in outcomes]).chunk(2, 1)  # [layers strengths]
-    layer, index = _best(effects - reverses, damages, config.damage)
+    plain = write(given.backbone, given.writing, given.judge, seed=2 * context.seed + 1)
+    layer, index = _best(effects - reverses, damages, plain.damage + config.damage)
     chosen, strength = directions[layer], strengths[index]
     seed = 2 * context.seed + 2
     forth, back = (
@@ -221,7 +221,7 @@ def _mean_score(direction: Direction, backbone: Backbone, done: Completions) -> 
     """Return the mean coordinate of the written tokens along the direction, `(rows,)`."""
     site = direction.config.site
     with capture(backbone.model, site) as acts:
-        hidden = acts.run(input_ids=done.ids, attention_mask=done.mask)[site]
+        hidden = acts.run(**backbone.inputs(done.ids, done.mask))[site]
     written = done.mask[:, done.prompt :].to(hidden.dtype).unsqueeze(-1)
     return direction.score((hidden[:, done.prompt :] * written).sum(1) / written.sum(1))
 
@@ -250,7 +250,7 @@ def report(
         verdicts=verdicts,
         numbers=numbers,
         tables=[_measures_table(results, arms), *_texts_table(results, method)],
-        figures=[_effects(results, method), *frontier_figure(results, config.damage), *figures],
+        figures=[_effects(results, method), *frontier_figure(results, 4 * config.damage), *figures],
         notes=_notes(config, context),
     )
 
@@ -304,16 +304,21 @@ def _effects(results: "Results", method: str) -> Figure:
     )
 
 
-def frontier_figure(results: "Results", limit: float) -> list[Figure]:
-    """Draw the greatest effect that costs no more than x, over all layers and strengths, up to twice the limit."""
-    grid = torch.linspace(0.8, 2 * limit, 40)
+def frontier_figure(results: "Results", span: float) -> list[Figure]:
+    """Draw the greatest effect that costs no more than x, over all layers and strengths.
+
+    Args:
+        results: Arms with arrays `effects` and `damages`; others are left out.
+        span: Length of the axis of damage, from the least that was measured.
+    """
+    searched = {arm: [results.arrays(arm, index) for index in range(len(seeds))] for arm, seeds in results.items()}
+    searched = {arm: arrays for arm, arrays in searched.items() if all("damages" in each for each in arrays)}
+    least = min((float(each["damages"].min()) for arrays in searched.values() for each in arrays), default=0.0)
+    grid = torch.linspace(least, least + span, 40)
     curves = {}
-    for arm, seeds in results.items():
-        if "layer" not in seeds[0] or seeds[0]["layer"] < 0:
-            continue
+    for arm, every in searched.items():
         rows = []
-        for index in range(len(seeds)):
-            arrays = results.arrays(arm, index)
+        for arrays in every:
             allowed = arrays["damages"].flatten()[None] <= grid[:, None]
             effects = arrays["effects"].flatten().double()[None].where(allowed, torch.tensor(float("nan")).double())
             rows.append(effects.nan_to_num(-1.0).amax(1))

@@ -92,8 +92,8 @@ class ProbedAdd(Op):
 
     def probabilities(self, hidden: Tensor) -> Tensor:
         """Return the probe's probability of each vector, float32 `(..., clusters)`."""
-        logits = hidden.float() @ self.weight.mT.float() + self.bias.float()
-        return (logits / self.temperature).softmax(-1)
+        weight, bias = (value.to(hidden.device, torch.float32) for value in (self.weight, self.bias))
+        return ((hidden.float() @ weight.mT + bias) / self.temperature).softmax(-1)
 
 
 class GACT(Model, Estimator, Intervenes):
@@ -282,13 +282,23 @@ def together(
         transfer: Allow another model or site.
         copies: See `edit`.
         chosen: Further settings of the operations, such as `positions`.
+
+    Raises:
+        ProvenanceError: The model or the site is another, and `transfer` is not set.
+        ConfigError: A bank is not fitted, or two are of one site.
     """
+    if not all(bool(bank.centroids.any()) for bank in banks):
+        raise ConfigError("These vectors are not fitted yet.", hint="Fit them, or load saved ones.")
     ops: Mapping[str, Op] = {
         locate(
             model, site or bank.config.site, bank.config, origin=bank.config.site, transfer=transfer
         ): bank.operation(strength, **chosen)
         for bank in banks
     }
+    if len(ops) < len(banks):
+        raise ConfigError(
+            f"{len(banks)} banks act at {len(ops)} sites.", hint="Give one for each site, and no site= of their own."
+        )
     return edit(model, ops, copies=copies)
 
 
