@@ -46,10 +46,11 @@ def test_ci_runs_the_readme_s_test_command(root, readme):
 
 def test_latent_commands_in_the_readme_exist(readme):
     from latent.core.cli.main import COMMANDS
+    from latent.core.registry import registry
 
     named = set(re.findall(r"^\s*latent ([a-z]+)", readme, re.MULTILINE))
     assert named
-    assert named <= set(COMMANDS)
+    assert named <= {*COMMANDS, *registry().names("command")}
 
 
 def test_links_and_pictures_exist(root):

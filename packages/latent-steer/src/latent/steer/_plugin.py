@@ -55,6 +55,21 @@ def latent_methods() -> Iterator[MethodSpec]:
         authors="Sharma, Vansh and Raman, Venkat",
         year=2025,
     )
+    yield MethodSpec(
+        name="steer/esr",
+        target="latent.steer.methods.esr:EndogenousResistance",
+        config="latent.steer.methods.esr:EndogenousResistanceConfig",
+        experiment="latent.steer.experiments.esr:experiment",
+        specimen="latent.steer.experiments.specimens_esr:esr",
+        summary="Endogenous resistance: does a steered model notice and start again?",
+        paper="2602.06941",
+        title="Endogenous Resistance to Activation Steering in Language Models",
+        authors=(
+            "McKenzie, Alex and Pepper, Keenan and Servaes, Stijn and Leitgab, Martin and Cubuktepe, Murat and "
+            "Vaiana, Mike and de Lucena, Diogo and Rosenblatt, Judd and Graziano, Michael S. A."
+        ),
+        year=2026,
+    )
 
 
 @hookimpl

@@ -53,11 +53,11 @@ def sweep(cells: Sequence[Cell], *, rows: int, unit: Unit = "norm", **chosen: An
         chosen: Further settings of the operations, such as `positions`.
 
     Example:
-        ```python
-        ids = prompt_ids.repeat(len(cells), 1)
-        with edit(model, sweep(cells, rows=len(prompt_ids))):
-            model.generate(ids)
-        ```
+        Every cell on every prompt, in one call::
+
+            ids = prompt_ids.repeat(len(cells), 1)
+            with edit(model, sweep(cells, rows=len(prompt_ids))):
+                model.generate(ids)
 
     Raises:
         ConfigError: There is no cell, or one has no site.
