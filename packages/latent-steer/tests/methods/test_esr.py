@@ -201,6 +201,10 @@ def test_temperature_zero_takes_the_likeliest_token(tiny, directions):
     greedy = run_trials(tiny, orders((0.0,)), directions, JUDGE, replace(SAMPLING, temperature=0.0))
     done = tiny.complete([order.prompt for order in orders((0.0,))], tokens=6, seed=3, temperature=0.0)
     assert [trial.response for trial in greedy] == done.continuations
+    fresh = replace(SAMPLING, temperature=0.0, repetition_penalty=1e4, tokens=3)
+    for trial in run_trials(tiny, orders((0.0,)), directions, JUDGE, fresh):
+        said = trial.order.prompt.split()[-1:] + trial.response.split()
+        assert len(set(said)) == len(said)
 
 
 def test_wrong_orders_are_answered(tiny, directions):
@@ -324,11 +328,16 @@ def test_pooled_codes_are_those_of_each_text_alone(tiny):
     with isolated(0, "sae"):
         sae = SparseAutoencoder(SparseAutoencoderConfig(hidden=WIDTH, latents=12, k=3))
     texts = ["left", "up down left right", "right up"]
+    with torch.no_grad(), capture(tiny.model, "layers.1.resid_post") as acts:
+        tiny.model(**tiny.encode(texts))
+        shown = acts["layers.1.resid_post"][0]
+        sae.bias.copy_(shown[-1])
+        sae.encoder[:, 0] = shown[0] - shown[-1]  # a latent for padding
     pooled = pooled_code(tiny, sae, "layers.1.resid_post", texts)
     for text, row in zip(texts, pooled, strict=True):
         with torch.no_grad(), capture(tiny.model, "layers.1.resid_post") as acts:
             tiny.model(**tiny.encode([text]))
-        torch.testing.assert_close(row, sae.encode(acts["layers.1.resid_post"][0]).amax(0), atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(row, sae.encode(acts["layers.1.resid_post"][0]).amax(0), atol=1e-2, rtol=1e-4)
 
 
 def test_everybody_gets_a_partner_of_another_group():
