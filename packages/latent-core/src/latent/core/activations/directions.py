@@ -31,6 +31,7 @@ __all__ = [
     "digest",
     "fingerprint",
     "locate",
+    "moved",
 ]
 
 Unit = Literal["norm", "deviation", "vector"]
@@ -119,6 +120,18 @@ def locate(model: nn.Module, site: str, config: DirectionConfig, *, origin: str,
             hint="Load that model, or pass transfer=True if another one is meant.",
         )
     return found.name
+
+
+def moved(h: Tensor, strength: float | Tensor, change: Tensor) -> Tensor:
+    """Return `h + strength * change`, to the bit `h` where the strength is zero.
+
+    Args:
+        h: Activations, `(batch, time, hidden)`.
+        strength: A number, or one for each row, `(batch,)`.
+        change: What a strength of one adds; broadcasts with `h`.
+    """
+    share = torch.as_tensor(strength, dtype=h.dtype, device=h.device).reshape(-1, 1, 1)
+    return torch.where(share == 0, h, h + share * change)
 
 
 def check_width(x: Tensor, config: DirectionConfig) -> None:
@@ -254,8 +267,7 @@ class Direction(Model, Intervenes, Scores):
             strength: A number, or one for each row `[batch]`; 0 returns `h` bitwise.
         """
         check_width(h, self.config)
-        share = torch.as_tensor(strength, dtype=h.dtype, device=h.device).reshape(-1, 1, 1)
-        return torch.where(share == 0, h, h + share * self.step().to(h.dtype))
+        return moved(h, strength, self.step().to(h.dtype))
 
     @checked
     def score(self, z: Float[Tensor, "batch hidden"]) -> Float[Tensor, " batch"]:
@@ -329,6 +341,5 @@ class Subspace(Model, Intervenes):
             strength: A number, or one for each row `[batch]`; 0 returns `h` bitwise.
         """
         check_width(h, self.config)
-        share = torch.as_tensor(strength, dtype=h.dtype, device=h.device).reshape(-1, 1, 1)
         basis = self.basis.to(h.dtype)
-        return torch.where(share == 0, h, h - share * (h @ basis.mT) @ basis)
+        return moved(h, strength, -((h @ basis.mT) @ basis))

@@ -19,7 +19,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from latent.core.activations import Op, edit
-from latent.core.activations.directions import DirectionConfig, check_width, locate
+from latent.core.activations.directions import DirectionConfig, check_width, locate, moved
 from latent.core.activations.edit import Number, Rows
 from latent.core.capabilities import Intervenes
 from latent.core.config import setting
@@ -258,8 +258,7 @@ class GACT(Model, Estimator, Intervenes):
             strength: A number, or one for each row `[batch]`; 0 returns `h` bitwise.
         """
         check_width(h, self.config)
-        share = torch.as_tensor(strength, dtype=h.dtype, device=h.device).reshape(-1, 1, 1)
-        return torch.where(share == 0, h, h + share * self.operation().mixture(h))
+        return moved(h, strength, self.operation().mixture(h))
 
 
 def together(
