@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import weakref
 
 import pytest
 import torch
@@ -135,3 +136,18 @@ def test_a_new_module_under_an_old_name_is_looked_at(llama):
     del old.o_proj
     (after,) = resolve(llama, "layers.1.attn_out")
     assert (before.path, after.path) == ("model.layers.1.self_attn.o_proj", "model.layers.1.self_attn.dense")
+
+
+def test_a_module_that_gets_its_first_child_is_looked_at(llama):
+    with pytest.raises(UnknownName):
+        resolve(llama, "model.norm.adapter")
+    llama.model.norm.adapter = nn.Identity()
+    assert [site.path for site in resolve(llama, "model.norm.adapter")] == ["model.norm.adapter"]
+
+
+def test_modules_are_freed_while_their_sites_are_known(llama):
+    resolve(llama, "layers.*.resid_post")
+    layer = weakref.ref(llama.model.layers[2])
+    del llama.model.layers[2]
+    assert layer() is None
+    assert len(resolve(llama, "layers.*.resid_post")) == 2

@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -46,7 +46,7 @@ class Captured(Mapping[str, Tensor]):
         return len(self._values)
 
 
-class capture:
+class capture(Taps):
     """A context in which a model's activations are kept, over forward passes and `generate()`.
 
     Choosing, reducing and casting happen inside the hooks, so that no more is kept than what is asked for. The tensors
@@ -82,21 +82,22 @@ class capture:
         to: torch.dtype | torch.device | str | None = None,
         into: ActivationWriter | None = None,
     ) -> None:
+        super().__init__(model, resolve(model, sites))
         if isinstance(positions, str) and positions not in ("all", "last", "mean", "tokens"):
             raise ConfigError(
                 f"positions={positions!r} is none of 'all', 'last', 'mean', 'tokens'.",
                 hint="Or give places, as [0, 5, -1].",
             )
         self._positions: Any = positions
+        self._all = isinstance(positions, str) and positions == "all"
         self._to = to
         self._into = into
         self._written = 0
-        self._taps = Taps(model, resolve(model, sites), self._keep, self._reorder)
         self._started: list[Captured] = []
-        self._call: Pass | None = None
+        self._seen: Pass | None = None
         self._moved = False
         self._short = False
-        self._context = contextlib.ExitStack()
+        self._files = contextlib.ExitStack()
 
     @property
     def passes(self) -> list[Captured]:
@@ -109,20 +110,22 @@ class capture:
             raise LatentError(
                 f"What the passes showed is in {self._into.folder}.", hint="Read it with ActivationReader(folder)."
             )
-        return self._ended()
+        return self._whole()
 
-    def __enter__(self) -> "capture":
-        self._started, self._call, self._moved, self._written = [], None, False, 0
-        with contextlib.ExitStack() as context:
-            if self._into is not None:
-                context.enter_context(self._into)
-                context.callback(self._pour)
-            context.enter_context(self._taps)
-            self._context = context.pop_all()
+    def __enter__(self) -> Self:
+        self._started, self._seen, self._moved, self._written = [], None, False, 0
+        if self._into is None:
+            return super().__enter__()
+        with contextlib.ExitStack() as files:
+            files.enter_context(self._into)
+            files.callback(self._pour)
+            super().__enter__()
+            self._files = files.pop_all()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._context.__exit__(kind, error, at)
+        with self._files:
+            super().__exit__(kind, error, at)
 
     def run(self, *args: Any, **kwargs: Any) -> Captured:
         """Call the model, but only as far as the last site that was asked for, and return what it showed.
@@ -131,9 +134,9 @@ class capture:
         """
         self._short = True
         try:
-            self._taps.model(*args, **kwargs)
+            self._model(*args, **kwargs)
         except _Enough:
-            self._taps.passes += 1
+            self._ended += 1
         finally:
             self._short = False
         return self._started[-1]
@@ -177,14 +180,15 @@ class capture:
             )
         return found[0]
 
-    def _ended(self) -> list[Captured]:
-        return self._started[: self._taps.passes - self._written]
+    def _whole(self) -> list[Captured]:
+        """Return the passes that have ended and are not written."""
+        return self._started[: self._ended - self._written]
 
     def _pour(self) -> None:
         """Give the passes that have ended to the writer, if there is one."""
         if self._into is None:
             return
-        for each in self._ended():
+        for each in self._whole():
             self._into.append(each)
             self._written += 1
             del self._started[0]
@@ -192,24 +196,22 @@ class capture:
     def _reorder(self, origin: Tensor) -> None:
         self._moved |= origin.tolist() != list(range(len(origin)))
 
-    def _keep(self, site: Site, tensor: Tensor, call: Pass) -> None:
-        if call is not self._call:  # a pass that was broken off has the same number
-            self._call = call
+    def _visit(self, site: Site, tensor: Tensor, call: Pass) -> None:
+        if call is not self._seen:  # a pass that was broken off has the same number
+            self._seen = call
             self._pour()
             self._started[call.index - self._written :] = [Captured(call.phase)]
-        chosen = _choose(site, tensor, call, self._positions)
+        chosen = tensor if self._all else _choose(site, tensor, call, self._positions)
         chosen = chosen if self._to is None else chosen.to(self._to)
         if chosen is tensor or chosen.untyped_storage().data_ptr() == tensor.untyped_storage().data_ptr():
             chosen = chosen.clone()  # a view would keep the whole tensor, and follow what the model does to it in place
         self._started[-1]._values[site.name] = chosen
-        if self._short and self._taps.complete:
+        if self._short and self._complete:
             raise _Enough
 
 
 def _choose(site: Site, tensor: Tensor, call: Pass, positions: Any) -> Tensor:
-    """Return the chosen tokens of `tensor`."""
-    if isinstance(positions, str) and positions == "all":
-        return tensor
+    """Return the tokens of `tensor` that are chosen, of all."""
     place = call.positions
     if tensor.ndim != 3 or tensor.shape[1] > place.shape[1]:
         raise ShapeError(

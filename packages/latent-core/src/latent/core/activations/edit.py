@@ -4,7 +4,6 @@ import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from types import TracebackType
 from typing import ClassVar
 
 import torch
@@ -331,7 +330,7 @@ class Patch(Op):
         return _towards(hidden, new, weight)
 
 
-class edit:
+class edit(Taps):
     """A context in which operations change the activations of a model, over forward passes and `generate()`.
 
     The weights are not touched, and on leaving the model computes what it did before, to the bit.
@@ -354,23 +353,16 @@ class edit:
         self._copies = copies
         found = placed(model, ops)
         self._ops = {site.name: given for site, given in found}
-        self._by_row = any(by_row(op) for given in self._ops.values() for op in given)
-        self._taps = Taps(model, [site for site, _ in found], self._change, self._reorder)
+        super().__init__(model, [site for site, _ in found])
 
-    def __enter__(self) -> "edit":
-        self._taps.__enter__()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._taps.__exit__(kind, error, at)
-
-    def _change(self, site: Site, tensor: Tensor, call: Pass) -> Tensor:
+    def _visit(self, site: Site, tensor: Tensor, call: Pass) -> Tensor:
         for op in self._ops[site.name]:
             tensor = op(tensor, Rows(site.name, tensor, call, self._copies))
         return tensor
 
     def _reorder(self, origin: Tensor) -> None:
-        refuse_moves(origin, copies=self._copies, by_row=self._by_row)
+        differ = any(by_row(op) for given in self._ops.values() for op in given)
+        refuse_moves(origin, copies=self._copies, by_row=differ)
 
 
 def placed(model: nn.Module, ops: Mapping[str, Op | Sequence[Op]]) -> list[tuple[Site, tuple[Op, ...]]]:

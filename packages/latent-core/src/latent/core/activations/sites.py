@@ -8,6 +8,8 @@ import re
 import weakref
 from collections.abc import Iterable, Mapping, MutableMapping
 from dataclasses import dataclass, replace
+from itertools import chain
+from operator import attrgetter
 from typing import Any
 
 from torch import Tensor, nn
@@ -64,7 +66,7 @@ class Site:
         Raises:
             ShapeError: When there is no tensor, or its rows or tokens are not those of the pass.
         """
-        tensor = self._tensor(value)
+        tensor = value if isinstance(value, Tensor) else self._tensor(value)
         if call.time is None:
             fits = tensor.ndim > 0 and tensor.shape[0] == call.rows
             return tensor if fits else self._refuse(tensor, call)
@@ -80,6 +82,8 @@ class Site:
 
     def write(self, value: Any, new: Tensor) -> Any:
         """Return what the module got or gave with its tensor replaced by `new`, in the form that it had."""
+        if isinstance(value, Tensor) and new.shape == value.shape:
+            return new
         old = self._tensor(value)
         new = new if new.shape == old.shape else new.reshape(old.shape)
         if self.side == "input":
@@ -207,14 +211,22 @@ class _Survey:
         self.paths = tuple(modules)
         self.canonical, self.why_not = _canonical(model, modules)
         self.matches: dict[str, list[Site]] = {}
-        self._modules = [weakref.ref(module) for module in modules.values()]
-        self._children = _children(list(modules.values()))
+        # Each context asks `holds`, and memory that is not in the processor's cache is slow: so of a module without
+        # children only these are looked at, and modules say themselves that they are gone.
+        parents = [module for module in modules.values() if module._modules]
+        leaves = [module for module in modules.values() if not module._modules]
+        self._dead: list[weakref.ref[nn.Module]] = []
+        self._parents = [weakref.ref(module, self._dead.append) for module in parents]
+        self._leaves = [weakref.ref(module, self._dead.append) for module in leaves]
+        self._no_children = [module._modules for module in leaves]
+        self._children = _children(parents)
 
     def holds(self) -> bool:
         """Return whether all modules are still there and have the children that they had."""
-        modules = [module for known in self._modules if (module := known()) is not None]
-        # An identity names the same module as long as that module lives.
-        return len(modules) == len(self._modules) and _children(modules) == self._children
+        # Children are compared by identity, which names the same module as long as that module lives.
+        if self._dead or any(self._no_children):
+            return False
+        return _children([known() for known in self._parents]) == self._children
 
 
 _SURVEYS: weakref.WeakKeyDictionary[nn.Module, _Survey] = weakref.WeakKeyDictionary()
@@ -228,10 +240,10 @@ def _survey(model: nn.Module) -> _Survey:
     return survey
 
 
-def _children(modules: Iterable[nn.Module]) -> tuple[list[str], list[int]]:
+def _children(modules: Iterable[Any]) -> tuple[list[str], list[int]]:
     """Return the names and the identities of all children, module by module."""
-    children = [module._modules for module in modules]
-    return [name for each in children for name in each], [id(child) for each in children for child in each.values()]
+    children = [*map(attrgetter("_modules"), modules)]  # chained without a loop in Python: each context compares them
+    return [*chain.from_iterable(children)], [*map(id, chain.from_iterable(map(dict.values, children)))]
 
 
 def _canonical(model: nn.Module, modules: Mapping[str, nn.Module]) -> tuple[dict[str, Site], str]:

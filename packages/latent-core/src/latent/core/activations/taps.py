@@ -4,10 +4,10 @@ import functools
 import inspect
 import threading
 import types
-import weakref
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +18,6 @@ from latent.core.activations.sites import Site
 from latent.core.errors import LatentError, UnknownName
 
 __all__ = ["Taps"]
-
-Visit = Callable[[Site, Tensor, Pass], Tensor | None]
 
 
 class Reordering:
@@ -34,8 +32,8 @@ class Reordering:
         return type(cache).reorder_cache(cache, origin)
 
 
-class Taps:
-    """A context in which `visit(site, tensor, call)` sees the tensor of each site, once in every forward pass.
+class Taps(ABC):
+    """A context in which `_visit(site, tensor, call)` sees the tensor of each site, once in every forward pass.
 
     It looks at passes of the thread that entered it alone. Contexts may be nested: at one site the hooks run in the
     order in which the contexts were entered.
@@ -43,43 +41,42 @@ class Taps:
     Args:
         model: The module whose `forward` is called, by the user or by `generate()`.
         sites: Where to look.
-        visit: Returns the tensor that takes the place of the one that it was given, or None to leave it.
-        reorder: Is told when beam search moves rows: for each row, the row that it continues.
 
     Raises:
         LatentError: From a forward pass, when a site was not reached, was reached twice or outside of a pass of
             `model`; on leaving, when there was no pass at all.
     """
 
-    def __init__(
-        self, model: nn.Module, sites: Sequence[Site], visit: Visit, reorder: Callable[[Tensor], None]
-    ) -> None:
+    def __init__(self, model: nn.Module, sites: Sequence[Site]) -> None:
         if not sites:
             raise UnknownName("No site was given.", hint="Name one, such as 'layers.0.resid_post'.")
-        self.model = model
-        self.sites = tuple(sites)
-        self.passes = 0
-        # Weakly: their owner has this context, and in a cycle what it keeps would wait for the garbage collector.
-        self._methods = (_weakly(visit), _weakly(reorder))
+        self._model = model
+        self._sites = tuple(sites)
+        self._ended = 0  # passes
         self._cache: Any = None
         self._handles: list[RemovableHandle] = []
         self._thread = 0
-        self._visit: Any = None
-        self._reorder: Any = None
         self._call: Pass | None = None
         self._reached: set[str] = set()
 
-    def __enter__(self) -> "Taps":
+    @abstractmethod
+    def _visit(self, site: Site, tensor: Tensor, call: Pass) -> Tensor | None:
+        """Return the tensor that takes the place of the one that is given, or None to leave it."""
+
+    @abstractmethod
+    def _reorder(self, origin: Tensor) -> None:
+        """Learn that beam search moved rows; `origin` is, for each row, the row that it continues, int64 `(rows,)`."""
+
+    def __enter__(self) -> Self:
         if self._handles:
             raise LatentError("This context is entered already.", hint="Make another one.")
         self._thread = threading.get_ident()
-        self._visit, self._reorder = (method() for method in self._methods)
-        self.passes = 0
+        self._ended = 0
         try:
-            self._handles.append(self.model.register_forward_pre_hook(self._begin, with_kwargs=True))
-            for site in self.sites:
+            self._handles.append(self._model.register_forward_pre_hook(self._begin, with_kwargs=True))
+            for site in self._sites:
                 self._handles.append(self._hook(site))
-            self._handles.append(self.model.register_forward_hook(self._end))
+            self._handles.append(self._model.register_forward_hook(self._end))
         except BaseException:
             self._remove()
             raise
@@ -87,22 +84,22 @@ class Taps:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._remove()
-        if kind is None and self.passes == 0:
+        if kind is None and self._ended == 0:
             raise LatentError(
-                f"No forward pass of the {type(self.model).__name__} ended inside the context.",
+                f"No forward pass of the {type(self._model).__name__} ended inside the context.",
                 hint="Call this very model inside the with block: no part of it, no copy, and not compiled.",
             )
 
     @functools.cached_property
     def _names(self) -> tuple[str, ...]:
-        return tuple(inspect.signature(self.model.forward).parameters)
+        return tuple(inspect.signature(self._model.forward).parameters)
 
     def _remove(self) -> None:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
         self._watch(None)
-        self._visit = self._reorder = self._call = None
+        self._call = None
         self._reached.clear()
 
     def _elsewhere(self) -> bool:
@@ -119,16 +116,16 @@ class Taps:
             )
         self._reached.clear()
         given = dict(zip(self._names, args, strict=False)) | kwargs if args else kwargs
-        self._call = Pass.of(self.passes, given)
+        self._call = Pass.of(self._ended, given)
         self._watch(given.get("past_key_values"))
 
     def _end(self, model: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         if self._elsewhere():
             return
         self._call = None
-        self.passes += 1
-        missed = [site.name for site in self.sites if site.name not in self._reached]
-        if missed:
+        self._ended += 1
+        if not self._complete:
+            missed = [site.name for site in self._sites if site.name not in self._reached]
             raise LatentError(
                 f"The forward pass did not reach {_listed(missed)}.",
                 hint="The module was not called for these inputs ('embed' needs input_ids): choose another site.",
@@ -152,46 +149,50 @@ class Taps:
         cache.reorder_cache.__func__.told.append(self._reorder)
 
     def _hook(self, site: Site) -> RemovableHandle:
-        module = site.module(self.model)
+        """Show the tensor of a site to `visit`; the new one takes its place, unless there is none.
+
+        A pass of a small model takes some milliseconds: what is the same in all passes is looked up here, once.
+        """
+        module, name, thread, visit, reached = (
+            site.module(self._model),
+            site.name,
+            self._thread,
+            self._visit,
+            self._reached,
+        )
+
+        def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            return after(module, args, (args, kwargs))
+
+        def after(module: nn.Module, args: tuple[Any, ...], value: Any) -> Any:
+            if threading.get_ident() != thread:
+                return None
+            call = self._call
+            if call is None or name in reached:
+                raise self._misplaced(name)
+            reached.add(name)
+            new = visit(site, site.read(value, call), call)
+            return None if new is None else site.write(value, new)
+
         if site.side == "input":
-
-            def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-                return self._at(site, (args, kwargs))
-
             return module.register_forward_pre_hook(before, with_kwargs=True)
-
-        def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-            return self._at(site, output)
-
         return module.register_forward_hook(after)
 
-    def _at(self, site: Site, value: Any) -> Any:
-        """Show the tensor to `visit`, and return the value with the new tensor, or None when nothing changes."""
-        if self._elsewhere():
-            return None
-        call, name = self._call, site.name
-        if call is None:
-            raise LatentError(
-                f"Site {name!r} was reached outside of a forward pass of the {type(self.model).__name__}.",
-                hint="Open the context on the module that is called.",
-            )
+    def _misplaced(self, name: str) -> LatentError:
         if name in self._reached:
-            raise LatentError(
+            return LatentError(
                 f"Site {name!r} was reached twice in one forward pass: its module is shared.",
                 hint="Choose a site around it.",
             )
-        self._reached.add(name)
-        new = self._visit(site, site.read(value, call), call)
-        return None if new is None else site.write(value, new)
+        return LatentError(
+            f"Site {name!r} was reached outside of a forward pass of the {type(self._model).__name__}.",
+            hint="Open the context on the module that is called.",
+        )
 
     @property
-    def complete(self) -> bool:
+    def _complete(self) -> bool:
         """Whether the pass that is under way has reached every site."""
-        return len(self._reached) == len(self.sites)
-
-
-def _weakly(method: Callable[..., Any]) -> Callable[[], Any]:
-    return weakref.WeakMethod(method) if inspect.ismethod(method) else lambda: method
+        return len(self._reached) == len(self._sites)
 
 
 def _listed(names: Iterable[str]) -> str:
