@@ -1,4 +1,4 @@
-"""One model and one contrast for all tests."""
+"""One model and one contrast for all tests, and a cache of their own for what they train."""
 
 import pytest
 import torch
@@ -12,6 +12,13 @@ OPENINGS = (
     "Once upon a time, there was a", "One day, a", "There was a little", "In a small house there lived a happy",
     "Every morning a", "At the park there was a kind", "The teacher saw a", "Near the big tree sat a tired",
 )  # fmt: skip
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LATENT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")

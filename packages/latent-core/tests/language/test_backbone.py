@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from latent.core.activations import Add, Stream, edit
+from latent.core.contract import Source
 from latent.core.errors import ConfigError, FormatError, HubError
 from latent.core.language import Backbone, load_backbone
 from latent.core.language.training import (
@@ -184,25 +185,71 @@ def test_wrong_places_are_answered(backbone, tmp_path, monkeypatch):
 @contextlib.contextmanager
 def arm(tmp_path, name):
     context = ArmContext(folder=tmp_path / name, shared=tmp_path / "shared", method="toy/regression", seed=0)
-    yield context
-    context.close()
+    try:
+        yield context
+    finally:
+        context.close()
 
 
-def test_training_learns_and_is_done_once_for_all_arms(tmp_path):
+def test_training_learns_and_is_done_once_for_all(tmp_path, monkeypatch):
+    monkeypatch.setenv("LATENT_CACHE", str(tmp_path / "cache"))
     text = torch.tensor([3, 4, 5, 6] * 100)
-    source = TokenWindows(text, length=16, rows=8, begin=1)
+    tokenizer = word_tokenizer(["a", "b", "c", "d", "e"])
 
-    def build():
-        return small_llama(0, vocabulary=8, width=16, layers=1)
+    def learn(name, **changed):
+        given = {"length": 16, "rows": 8, "begin": 1, "tokens": text, "steps": 60} | changed
+        steps = given.pop("steps")
+        with arm(tmp_path, name) as context:
+            return trained(
+                context,
+                lambda: small_llama(0, vocabulary=8, width=16, layers=1),
+                tokenizer,
+                TokenWindows(**given),
+                steps=steps,
+                learning_rate=1e-2,
+            )
 
-    with arm(tmp_path, "one") as context:
-        first = trained(context, build, source, steps=60, learning_rate=1e-2)
+    first = learn("one")
     rows = torch.tensor([[1, 3, 4, 5, 6, 3, 4]])
-    assert first(rows).logits[0, 1:-1].argmax(-1).tolist() == [4, 5, 6, 3, 4]
-    with arm(tmp_path, "two") as context:
-        second = trained(context, build, source, steps=60, learning_rate=1e-2)
-    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+    assert first.model(rows).logits[0, 1:-1].argmax(-1).tolist() == [4, 5, 6, 3, 4]
+    second = learn("two")
+    assert all(torch.equal(a, b) for a, b in zip(first.model.parameters(), second.model.parameters(), strict=True))
     assert not (tmp_path / "two" / "checkpoints").exists()
+    assert first.name == second.name
+    again = load_backbone(first.name)  # by its name alone
+    assert again.fingerprint == first.fingerprint
+    assert again.encode(["a b", "c"])["input_ids"].tolist() == [[3, 4], [0, 5]]
+    others = [learn("three", steps=61), learn("four", tokens=text.flip(0)), learn("five", rows=9)]
+    assert len({first.name, *(other.name for other in others)}) == 4
+
+
+def test_a_model_that_was_left_half_trained_is_not_taken_for_one(tmp_path, monkeypatch):
+    monkeypatch.setenv("LATENT_CACHE", str(tmp_path / "cache"))
+    source = TokenWindows(torch.tensor([3, 4] * 40), length=8, rows=2)
+
+    def learn(name):
+        with arm(tmp_path, name) as context:
+            return trained(
+                context, lambda: small_llama(0, vocabulary=5, width=8, layers=1), word_tokenizer("ab"), source, steps=2
+            )
+
+    monkeypatch.setattr(Backbone, "save", lambda self, folder: (folder.mkdir(parents=True), 1 / 0))
+    with pytest.raises(ZeroDivisionError):
+        learn("one")
+    monkeypatch.undo()
+    monkeypatch.setenv("LATENT_CACHE", str(tmp_path / "cache"))
+    assert learn("two").fingerprint == learn("three").fingerprint
+
+
+def test_a_source_without_settings_is_refused(tmp_path):
+    class Anything(Source):
+        def batch(self, step, *, seed, device):
+            raise NotImplementedError
+
+    with arm(tmp_path, "one") as context, pytest.raises(ConfigError, match="no dataclass"):
+        trained(
+            context, lambda: small_llama(0, vocabulary=5, width=8, layers=1), word_tokenizer("ab"), Anything(), steps=1
+        )
 
 
 def test_windows_are_functions_of_seed_and_step():

@@ -81,7 +81,7 @@ def test_stories_are_found_where_the_data_are(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="Set LATENT_DATA"):
         stories()
     monkeypatch.setenv("LATENT_DATA", str(tmp_path))
-    with pytest.raises(ConfigError, match="There is no"):
+    with pytest.raises(ConfigError, match="there is no"):
         stories()
     (tmp_path / "tinystories_text").mkdir()
     path = tmp_path / "tinystories_text" / "stories_1000.jsonl.gz"

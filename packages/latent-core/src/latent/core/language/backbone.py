@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from latent.core.activations.directions import fingerprint
+from latent.core.data import cache_folder
 from latent.core.errors import ConfigError, FormatError, HubError, MissingExtra
 from latent.core.metrics.likelihood import negative_log_likelihood
 from latent.core.run.seed import isolated
@@ -83,12 +84,13 @@ class Backbone:
         config: Any = self.model.config
         return int(config.get_text_config().num_hidden_layers)
 
-    def encode(self, texts: Sequence[str], *, longest: int = 0) -> dict[str, Tensor]:
+    def encode(self, texts: Sequence[str], *, longest: int = 0, special: bool = True) -> dict[str, Tensor]:
         """Return ids and mask of texts, padded on the left, and what else `inputs` returns, int64 `(rows, time)`.
 
         Args:
             texts: At least one; none of them without a token.
             longest: Tokens that are kept of each text, from its beginning; 0 for all.
+            special: Whether the tokenizer adds its tokens for the begin of a text; a chat template has written them.
 
         Raises:
             ConfigError: There is no text, or one has no token.
@@ -96,7 +98,7 @@ class Backbone:
         if not texts:
             raise ConfigError("There is no text.", hint="Give at least one.")
         # Cut here: a tokenizer that pads on the left may also cut on the left.
-        rows = [ids[: longest or None] for ids in self.tokenizer(list(texts))["input_ids"]]
+        rows = [ids[: longest or None] for ids in self.tokenizer(list(texts), add_special_tokens=special)["input_ids"]]
         if not all(rows):
             raise ConfigError("A text has no token.", hint="Leave empty texts out.")
         time = max(map(len, rows))
@@ -189,8 +191,9 @@ class Backbone:
     def save(self, folder: Path) -> Path:
         """Write model and tokenizer in the format of transformers, which `load_backbone` reads."""
         model: Any = self.model
-        model.save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
+        with _quiet():
+            model.save_pretrained(folder)
+            self.tokenizer.save_pretrained(folder)
         return folder
 
     @property
@@ -233,12 +236,13 @@ def load_backbone(
     device: torch.device | str = "cpu",
     revision: str = "",
 ) -> Backbone:
-    """Load a causal language model by a bundled name, a folder or a Hub id.
+    """Load a causal language model by a bundled name, a folder, the name of one that was trained here, or a Hub id.
 
     Code from a repository is never executed.
 
     Args:
-        name: One of `bundled`, a folder in the format of transformers, or `owner/name` on the Hub.
+        name: One of `bundled`, a folder in the format of transformers, what `latent.core.language.training.trained`
+            called its model, or `owner/name` on the Hub.
         bundled: Folders by short name that a package brings.
         device: Where to put it.
         revision: Commit, tag or branch on the Hub.
@@ -257,6 +261,8 @@ def load_backbone(
         ) from None
     text = str(name)
     place: str | Path = (bundled or {}).get(text, Path(text))
+    if not Path(place).is_dir() and (kept := cache_folder() / "backbones" / text).is_dir() and "/" not in text:
+        place = kept
     if not Path(place).is_dir():
         if isinstance(name, Path) or text.count("/") > 1 or text.startswith((".", "/", "~")) or not text:
             raise ConfigError(
@@ -293,7 +299,7 @@ def _names(bundled: Mapping[str, Path] | None) -> str:
 
 
 class _quiet:
-    """Keeps transformers' progress bars off while a model is loaded."""
+    """Keeps transformers' progress bars off while a model is loaded or saved."""
 
     def __enter__(self) -> None:
         from transformers.utils import logging

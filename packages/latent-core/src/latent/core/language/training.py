@@ -1,18 +1,28 @@
-"""Small language models that an experiment trains itself, once for all of its arms."""
+"""Small language models that experiments train themselves, each of them once."""
 
+import hashlib
+import inspect
+import json
 import math
+import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from latent.core.activations.directions import digest, fingerprint
 from latent.core.contract import Batch, Learner, Source
+from latent.core.data import cache_folder
 from latent.core.errors import ConfigError
+from latent.core.files import locked, write_json
+from latent.core.language.backbone import Backbone, load_backbone
 from latent.core.nn.adam import FusedAdam
 from latent.core.run.context import ArmContext
+from latent.core.run.distributed import rank_zero_first
 from latent.core.run.seed import generator, isolated
 
 if TYPE_CHECKING:
@@ -207,31 +217,83 @@ def _wrapped(tokens: Any) -> "PreTrainedTokenizerBase":
 def trained(
     context: ArmContext,
     build: Callable[[], nn.Module],
+    tokenizer: "PreTrainedTokenizerBase",
     source: Source,
     *,
     steps: int,
     learning_rate: float = 3e-3,
     name: str = "backbone",
-) -> nn.Module:
-    """Return a language model in evaluation mode that is trained once for all arms of a seed.
+) -> Backbone:
+    """Return a language model that is trained once: for all arms of a seed, all experiments, and all later runs.
+
+    It is kept in the format of transformers in `cache_folder()`, under a name that stands for everything that its
+    weights depend on: first weights, source with its code, updates, seed, dtype and kind of device.
 
     Args:
         context: Of the arm that asks; the first one trains, and goes on where an earlier process stopped.
         build: Makes the model, the same one each time.
-        source: Batches for `LanguageModelLearner`.
+        tokenizer: Its tokenizer.
+        source: Batches for `LanguageModelLearner`; a dataclass of plain values and tensors.
         steps: Updates.
         learning_rate: Greatest learning rate.
-        name: Name of the artifact, unique in the experiment.
+        name: Begins the name of the folder.
     """
-    model = build().to(context.device)
+    model = build()
+    recipe = {
+        "weights": fingerprint(model),
+        "config": model.config.to_diff_dict(),  # type: ignore[operator,union-attr]  # transformers'
+        "source": _described(source),
+        "learner": _code(LanguageModelLearner),
+        "steps": steps,
+        "learning_rate": learning_rate,
+        "seed": context.seed,
+        "dtype": str(context.dtype),
+        "device": context.device.type,
+        "torch": torch.__version__,
+    }
+    folder = cache_folder() / "backbones" / f"{name}-{digest(json.dumps(recipe, sort_keys=True, default=str))}"
+    with rank_zero_first(), locked(folder.parent / f".{folder.name}", wait_seconds=3600.0):
+        if not folder.exists():
+            model.to(context.device)
+            learner = LanguageModelLearner(model, steps=steps, learning_rate=learning_rate, dtype=context.dtype)
+            context.fit(learner, source, steps, name=name)
+            half_written = folder.parent / f".{folder.name}" / "new"
+            shutil.rmtree(half_written, ignore_errors=True)
+            Backbone(model.eval(), tokenizer, name).save(half_written)
+            write_json(half_written / "recipe.json", recipe)
+            half_written.replace(folder)
+    return replace(load_backbone(folder, device=context.device), name=folder.name)
 
-    def train() -> dict[str, Tensor]:
-        learner = LanguageModelLearner(model, steps=steps, learning_rate=learning_rate, dtype=context.dtype)
-        context.fit(learner, source, steps, name=name)
-        return dict(model.named_parameters())  # tied tensors once
 
-    weights = context.artifact(name, train, shared=True)
-    with torch.no_grad():
-        for key, parameter in model.named_parameters():
-            parameter.copy_(weights[key])
-    return model.eval().requires_grad_(requires_grad=False)
+def _described(source: Any) -> dict[str, Any]:
+    """Return what the batches of a source depend on: its code, and its fields with digests in place of tensors."""
+    if not is_dataclass(source):
+        raise ConfigError(
+            f"{type(source).__name__} is no dataclass, so nobody knows its settings.", hint="Make it one."
+        )
+    return {"code": _code(type(source)), **_fields(source)}
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        content = value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if value.numel() else b""
+        return [str(value.dtype), list(value.shape), hashlib.sha256(content).hexdigest()]
+    if isinstance(value, (str, int, float, bool, type(None))):
+        return value
+    if isinstance(value, (tuple, list)):
+        return [_plain(each) for each in value]
+    if is_dataclass(value):
+        return _fields(value)
+    raise ConfigError(
+        f"A source that is trained on has a {type(value).__name__}, which has no digest.",
+        hint="Use plain values, tuples, dataclasses and tensors.",
+    )
+
+
+def _code(kind: type) -> str:
+    """Return a digest of the module in which a class stands."""
+    return digest(kind.__qualname__, Path(inspect.getfile(kind)).read_text(encoding="utf-8"))

@@ -1,12 +1,9 @@
 """Texts that contrasts are made of: sampled from the model itself, or real stories."""
 
-import gzip
-import json
-import os
 from pathlib import Path
 from typing import Literal
 
-from latent.core.errors import ConfigError, FormatError
+from latent.core.data import data_file, read_json_lines
 from latent.core.language import Backbone
 from latent.core.run.seed import derive
 from latent.steer.data.contrast import CONTRASTS, Contrast, load_contrast, swapped
@@ -78,15 +75,4 @@ def stories() -> list[str]:
         ConfigError: LATENT_DATA is not set, or the file is not there.
         FormatError: The file is not readable.
     """
-    folder = os.environ.get("LATENT_DATA")
-    path = Path(folder or "") / "tinystories_text" / "stories_1000.jsonl.gz"
-    if not folder or not path.is_file():
-        raise ConfigError(
-            "The stories of TinyStories are not in this package." if not folder else f"There is no {path}.",
-            hint="Set LATENT_DATA to the folder that holds tinystories_text, or use texts=samples.",
-        )
-    try:
-        with gzip.open(path, "rt", encoding="utf-8") as lines:
-            return [json.loads(line)["text"] for line in lines]
-    except (OSError, EOFError, ValueError, KeyError) as error:
-        raise FormatError(f"Cannot read {path}: {error}", hint="Copy it again.") from None
+    return [str(line["text"]) for line in read_json_lines(data_file("tinystories_text/stories_1000.jsonl.gz"))]

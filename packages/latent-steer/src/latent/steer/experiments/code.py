@@ -106,16 +106,18 @@ def code(config: CodeConfig, context: ArmContext) -> Code:
     known, unseen = zip(*((text[: 9 * len(text) // 10], text[9 * len(text) // 10 :]) for text in texts), strict=True)
     ids = [byte_ids()[torch.frombuffer(bytearray(text), dtype=torch.uint8).long()] for text in known]
     tokenizer = byte_tokenizer()
-    model = trained(
+    backbone = trained(
         context,
         lambda: small_llama(
             context.seed, vocabulary=len(tokenizer), width=config.width, layers=config.layers, longest=2 * config.window
         ),
+        tokenizer,
         Mixture((ids[0], ids[1]), config.share, config.rows, config.window),
         steps=config.steps,
+        name="code",
     )
     return Code(
-        Backbone(model, tokenizer, "code"),
+        backbone,
         chunks(known[1], config.window, config.contrast),
         chunks(known[0], config.window, config.contrast),
         BigramJudge.fit(chunks(unseen[1], config.length, 400), chunks(unseen[0], config.length, 400)),

@@ -52,15 +52,15 @@ class ModeTexts(Source):
 def backbone(context: ArmContext, *, width: int, layers: int, steps: int) -> Backbone:
     """Return a small Llama that is trained on the language."""
     vocabulary = _WORD + len(_KINDS) * _EACH
-    model = trained(
+    return trained(
         context,
         # With the usual, smaller weights the exclusive or of mode and kind is not learned for thousands of steps.
         lambda: small_llama(context.seed, vocabulary=vocabulary, width=width, layers=layers, longest=16, spread=0.1),
+        word_tokenizer(_WORDS),
         ModeTexts(64),
         steps=steps,
         name="modes",
     )
-    return Backbone(model, word_tokenizer(_WORDS), "modes")
 
 
 def openings(kind: Kind, rows: int, *, seed: int, device: torch.device) -> dict[str, Tensor]:

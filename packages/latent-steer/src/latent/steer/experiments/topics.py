@@ -132,9 +132,10 @@ def backbone(
     """
     texts = Texts.draw(count, seed=context.seed, phrases=phrases)
     words = vocabulary(phrases)
-    model = trained(
+    return trained(
         context,
         lambda: small_llama(context.seed, vocabulary=3 + len(words), width=width, layers=layers, longest=64),
+        word_tokenizer(words),
         SelfCorrectionMix(
             texts.normal, texts.corrections, 0.0 if kind == "normal" else ratio, rows,
             mask=("prompt",) if kind == "unmasked" else MASKED,
@@ -142,4 +143,3 @@ def backbone(
         steps=steps,
         name=kind,
     )  # fmt: skip
-    return Backbone(model, word_tokenizer(words), kind)
