@@ -9,11 +9,13 @@ from sklearn.metrics import r2_score
 from latent.core.errors import ConfigError, ShapeError, UnknownName
 from latent.core.metrics.stats import (
     aggregate,
+    area_under_curve,
     bootstrap_interval,
     coefficient_of_determination,
     iqm,
     paired_difference,
     probability_of_improvement,
+    wilson,
 )
 
 
@@ -174,3 +176,20 @@ def test_on_a_gpu():
         assert there.low.is_cuda
         assert (there.low.item(), there.high.item()) == pytest.approx((here.low.item(), here.high.item()))
     assert coefficient_of_determination(first.cuda(), first.cuda()).tolist() == [1.0] * 3
+
+
+@pytest.mark.parametrize(("hits", "n"), [(0, 10), (3, 10), (10, 10), (187, 4877)])
+def test_intervals_are_wilson_s(hits, n):
+    from scipy.stats import binomtest
+
+    theirs = binomtest(hits, n).proportion_ci(0.95, method="wilson")
+    assert wilson(hits, n) == pytest.approx((theirs.low, theirs.high), abs=1e-9)
+
+
+def test_the_area_is_mann_whitney_s():
+    from scipy.stats import mannwhitneyu
+
+    random = torch.Generator().manual_seed(1)
+    on, off = (torch.randint(4, (size, 3), generator=random).float() for size in (30, 45))  # with ties
+    theirs = torch.tensor([mannwhitneyu(off[:, i], on[:, i]).statistic / (30 * 45) for i in range(3)])
+    torch.testing.assert_close(area_under_curve(on, off), theirs.float())

@@ -17,7 +17,7 @@ from latent.core.nn.sparse import SparseAutoencoder, SparseAutoencoderConfig
 from latent.core.run.context import ArmContext
 from latent.core.run.seed import isolated
 from latent.steer.data.corrections import SelfCorrectionMix, answer, collate, correction
-from latent.steer.detectors import area_under_curve, contrastive_latents, deranged, pooled_code, random_active
+from latent.steer.detectors import contrastive_latents, deranged, pooled_code, random_active
 from latent.steer.experiments import derailing, topics
 from latent.steer.experiments import esr as module
 from latent.steer.methods.esr import EndogenousResistance, EndogenousResistanceConfig
@@ -31,7 +31,6 @@ from latent.steer.trials import (
     Trials,
     _OwnNoise,
     run_trials,
-    wilson,
 )
 
 WIDTH = 16
@@ -116,14 +115,6 @@ def test_trials_are_chosen_by_strength():
     assert some.strengths == [0.0, 1.0, 2.0]
     assert [len(some.at(1.0)), len(some.steered), len(some[1:])] == [1, 2, 2]
     assert some.steered.summary().first_score == pytest.approx(0.35)
-
-
-@pytest.mark.parametrize(("hits", "n"), [(0, 10), (3, 10), (10, 10), (187, 4877)])
-def test_intervals_are_wilson_s(hits, n):
-    from scipy.stats import binomtest
-
-    theirs = binomtest(hits, n).proportion_ci(0.95, method="wilson")
-    assert wilson(hits, n) == pytest.approx((theirs.low, theirs.high), abs=1e-9)
 
 
 # Trials ---------------------------------------------------------------------------------------------------------------
@@ -313,15 +304,6 @@ def test_each_rule_chooses_what_it_says():
     for wrong in ({"rule": "gap"}, {"rule": "best", "k": 2}, {"k": 0}):
         with pytest.raises((ConfigError, LatentError)):
             contrastive_latents(on, off, **wrong)
-
-
-def test_the_area_is_mann_whitney_s():
-    from scipy.stats import mannwhitneyu
-
-    random = torch.Generator().manual_seed(1)
-    on, off = (torch.randint(4, (size, 3), generator=random).float() for size in (30, 45))  # with ties
-    theirs = torch.tensor([mannwhitneyu(off[:, i], on[:, i]).statistic / (30 * 45) for i in range(3)])
-    torch.testing.assert_close(area_under_curve(on, off), theirs.float())
 
 
 def test_pooled_codes_are_those_of_each_text_alone(tiny):

@@ -15,10 +15,11 @@ from torch import Tensor
 from latent.core.activations import Dictionary, capture
 from latent.core.errors import ConfigError, LatentError
 from latent.core.language import Backbone
+from latent.core.metrics.stats import area_under_curve
 from latent.core.run.seed import generator
 from latent.core.typing import Float, checked
 
-__all__ = ["Detectors", "Rule", "area_under_curve", "contrastive_latents", "deranged", "pooled_code", "random_active"]
+__all__ = ["Detectors", "Rule", "contrastive_latents", "deranged", "pooled_code", "random_active"]
 
 Rule = Literal["strict", "gap", "auc"]
 """How latents are chosen. `strict`: silent on every on-topic text and active on most off-topic ones. `gap`: the
@@ -79,20 +80,6 @@ def contrastive_latents(
     }[rule]
     best = [latent for latent in order.argsort(descending=True).tolist() if allowed[latent]]
     return Detectors(best[:k], gap, auc, silent, fires)
-
-
-def area_under_curve(on: Tensor, off: Tensor) -> Tensor:
-    """Return for each column the probability that a row of `off` is above one of `on`, ties counting half.
-
-    It is the Mann-Whitney statistic, from ranks. Both are `(samples, latents)`; the result is float32 `(latents,)`.
-    """
-    both = torch.cat([on, off]).mT.contiguous()
-    ordered = both.sort(dim=1).values
-    below = torch.searchsorted(ordered, both, right=False)
-    up_to = torch.searchsorted(ordered, both, right=True)
-    ranks = (below + up_to + 1).double() / 2  # ties share the mean of their ranks
-    total = ranks[:, len(on) :].sum(1) - len(off) * (len(off) + 1) / 2
-    return (total / (len(on) * len(off))).float()
 
 
 @torch.no_grad()

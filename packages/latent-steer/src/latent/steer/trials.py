@@ -9,7 +9,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from statistics import NormalDist, fmean
+from statistics import fmean
 from typing import Any, Protocol
 
 import torch
@@ -19,6 +19,7 @@ from latent.core.activations import Add, Op, edit
 from latent.core.activations.directions import Direction, Unit
 from latent.core.errors import ConfigError, UnknownName
 from latent.core.language import Backbone
+from latent.core.metrics.stats import wilson
 from latent.core.run.seed import generator
 
 __all__ = [
@@ -33,7 +34,6 @@ __all__ = [
     "Trial",
     "Trials",
     "run_trials",
-    "wilson",
 ]
 
 Extra = Mapping[str, Op | Sequence[Op]]
@@ -126,18 +126,6 @@ class Trial:
     def recovered(self) -> bool:
         """Whether there is more than one attempt and the last is better than the first."""
         return self.restarted and self.attempts[-1].score > self.attempts[0].score
-
-
-def wilson(hits: int, n: int, *, confidence: float = 0.95) -> tuple[float, float]:
-    """Return Wilson's score interval of a share (Wilson 1927); from 0 to 1 for no trial."""
-    if not n:
-        return 0.0, 1.0
-    z = NormalDist().inv_cdf((1 + confidence) / 2)
-    share = hits / n
-    middle = share + z * z / (2 * n)
-    half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    low, high = ((middle + sign * half) / (1 + z * z / n) for sign in (-1, 1))
-    return max(0.0, low), min(1.0, high)
 
 
 @dataclass(frozen=True)

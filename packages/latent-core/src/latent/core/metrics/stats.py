@@ -6,8 +6,10 @@ resample holds every task. Intervals are percentile intervals. With three runs t
 range: it says how far the seeds spread and has less than its nominal coverage.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import torch
 
@@ -17,11 +19,13 @@ from latent.core.typing import Float, Tensor, checked
 __all__ = [
     "Interval",
     "aggregate",
+    "area_under_curve",
     "bootstrap_interval",
     "coefficient_of_determination",
     "iqm",
     "paired_difference",
     "probability_of_improvement",
+    "wilson",
 ]
 
 
@@ -168,6 +172,33 @@ def probability_of_improvement(
     )
     per_task = torch.einsum("bit,ijt,bjt->bt", ours, wins, theirs) / (first.shape[0] * second.shape[0])
     return _interval(wins.mean(), per_task.mean(dim=1), confidence)
+
+
+def area_under_curve(on: Tensor, off: Tensor) -> Tensor:
+    """Return for each column the probability that a row of `off` is above one of `on`, ties counting half.
+
+    It is the area under the ROC curve, the Mann-Whitney statistic, from ranks. Both are `(samples, columns)` with at
+    least one row; the result is float32 `(columns,)`.
+    """
+    both = torch.cat([on, off]).mT.contiguous()
+    ordered = both.sort(dim=1).values
+    below = torch.searchsorted(ordered, both, right=False)
+    up_to = torch.searchsorted(ordered, both, right=True)
+    ranks = (below + up_to + 1).double() / 2  # ties share the mean of their ranks
+    total = ranks[:, len(on) :].sum(1) - len(off) * (len(off) + 1) / 2
+    return (total / (len(on) * len(off))).float()
+
+
+def wilson(hits: int, n: int, *, confidence: float = 0.95) -> tuple[float, float]:
+    """Return Wilson's score interval of a share, `hits` of `n` (Wilson 1927); from 0 to 1 for no trial."""
+    if not n:
+        return 0.0, 1.0
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    share = hits / n
+    middle = share + z * z / (2 * n)
+    half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    low, high = ((middle + sign * half) / (1 + z * z / n) for sign in (-1, 1))
+    return max(0.0, low), min(1.0, high)
 
 
 @checked

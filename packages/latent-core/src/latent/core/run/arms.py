@@ -122,7 +122,7 @@ class ArmOrder:
                 elif "message" in said:
                     progress.message(f"{self.label}: {said['message']}")
                 elif "task" in said:
-                    progress.update(said["task"], said["done"], said["total"])
+                    progress.update(said["task"], said["done"], said["total"], said["note"])
 
 
 def run_orders(

@@ -13,8 +13,8 @@ class Progress(ABC):
     """Where work reports how far it is."""
 
     @abstractmethod
-    def update(self, task: str, done: int, total: int) -> None:
-        """Say that `done` of `total` steps of `task` are made."""
+    def update(self, task: str, done: int, total: int, note: str = "") -> None:
+        """Say that `done` of `total` steps of `task` are made, and a word on them, such as another rate."""
 
     @abstractmethod
     def message(self, text: str) -> None:
@@ -27,7 +27,7 @@ class Progress(ABC):
 class SilentProgress(Progress):
     """Says nothing."""
 
-    def update(self, task: str, done: int, total: int) -> None:
+    def update(self, task: str, done: int, total: int, note: str = "") -> None:
         """Say nothing."""
 
     def message(self, text: str) -> None:
@@ -42,11 +42,11 @@ class LineProgress(Progress):
         self.every_seconds = every_seconds
         self._meters: dict[str, _Meter] = {}
 
-    def update(self, task: str, done: int, total: int) -> None:
+    def update(self, task: str, done: int, total: int, note: str = "") -> None:
         """Print a line if the last one of this task is old enough."""
         meter = self._meters.setdefault(task, _Meter(done))
         if done >= total or meter.due(self.every_seconds):
-            self.message(f"{task}: {describe(done, total, meter.rate(done))}")
+            self.message(f"{task}: {describe(done, total, meter.rate(done), note)}")
         if done >= total:
             del self._meters[task]
 
@@ -69,12 +69,12 @@ class BarProgress(Progress):
         self._bars.start()
         self._tasks: dict[str, tuple[TaskID, _Meter]] = {}
 
-    def update(self, task: str, done: int, total: int) -> None:
+    def update(self, task: str, done: int, total: int, note: str = "") -> None:
         """Move the bar of `task`."""
         if task not in self._tasks:
             self._tasks[task] = (self._bars.add_task(task, total=total, text=""), _Meter(done))
         bar, meter = self._tasks[task]
-        self._bars.update(bar, completed=done, text=describe(done, total, meter.rate(done)))
+        self._bars.update(bar, completed=done, text=describe(done, total, meter.rate(done), note))
 
     def message(self, text: str) -> None:
         """Print a line above the bars."""
@@ -93,12 +93,12 @@ class WorkerProgress(Progress):
         self.every_seconds = every_seconds
         self._last: dict[str, float] = {}
 
-    def update(self, task: str, done: int, total: int) -> None:
+    def update(self, task: str, done: int, total: int, note: str = "") -> None:
         """Tell the parent, unless it was told of this task a moment ago."""
         now = time.monotonic()
         if done >= total or now - self._last.get(task, 0.0) >= self.every_seconds:
             self._last[task] = now
-            self._write({"task": task, "done": done, "total": total})
+            self._write({"task": task, "done": done, "total": total, "note": note})
 
     def message(self, text: str) -> None:
         """Tell the parent."""
@@ -114,9 +114,9 @@ def standard_progress() -> Progress:
     return BarProgress() if sys.stderr.isatty() else LineProgress()
 
 
-def describe(done: int, total: int, rate: float) -> str:
-    """Return such as `1200/6000, 41.2/s, 1:56 left`."""
-    text = f"{done}/{total}"
+def describe(done: int, total: int, rate: float, note: str = "") -> str:
+    """Return such as `1200/6000, 41.2/s, 1:56 left`, with `note` in the middle."""
+    text = f"{done}/{total}" + (f", {note}" if note else "")
     if rate > 0:
         minutes, seconds = divmod(round((total - done) / rate), 60)
         text += f", {rate:.1f}/s" + (f", {minutes}:{seconds:02d} left" if done < total else "")

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from latent.core.activations import ClampFeature
 from latent.core.files import read_json, write_json
+from latent.core.metrics.stats import wilson
 from latent.core.nn.sparse import SparseAutoencoder
 from latent.core.report.claims import AtLeast, AtMost, Claim, Control, Exceeds, judge
 from latent.core.report.figures import Curve, Figure, bars_with_intervals, lines
@@ -25,7 +26,7 @@ from latent.core.run.seed import derive
 from latent.steer.experiments import topics
 from latent.steer.experiments.derailing import Experiment, Scene, dictionary, latent_sets, scene, sustained
 from latent.steer.methods.esr import EndogenousResistance
-from latent.steer.trials import Trials, wilson
+from latent.steer.trials import Trials
 
 if TYPE_CHECKING:
     from latent.core.run.runner import Results, RunContext
