@@ -1,5 +1,7 @@
+import dataclasses
 import importlib
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import pytest
 from latent.core.cli.main import main
 from latent.core.errors import MissingExtra, UnknownName
 from latent.core.testing import conformance
+from latent.core.testing.conformance.training import first_difference
 
 HERE = Path(__file__).parent
 
@@ -187,3 +190,13 @@ def test_the_command_line_lists_the_checks(capsys):
     assert [(row["check"], row["sentence"]) for row in rows] == [
         (check.name, check.sentence) for check in conformance.CHECKS.values()
     ]
+
+
+def test_results_are_compared_but_for_what_says_it_does_not_count():
+    @dataclasses.dataclass
+    class Found:
+        value: float
+        seconds: float = dataclasses.field(default=0.0, compare=False)
+
+    assert first_difference([Found(math.nan, 1.0)], [Found(math.nan, 2.0)]) == ""
+    assert first_difference([Found(1.0)], [Found(2.0)]) == "[0].value"

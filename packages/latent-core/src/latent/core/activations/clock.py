@@ -24,6 +24,7 @@ class Pass:
         past: Tokens that are in the cache already, padding included.
         mask: The attention mask over cache and tokens, `(rows, past + time)`; None when none was given.
         device: Where the inputs are.
+        tokens: The tokens of this pass, int64 `(rows, time)`; None when vectors were given in their place.
         cut: Whether the logits are asked for at chosen columns, which nothing can be aligned with.
     """
 
@@ -33,6 +34,7 @@ class Pass:
     past: int
     mask: Tensor | None
     device: torch.device
+    tokens: Tensor | None = None
     cut: bool = False
 
     @classmethod
@@ -58,6 +60,7 @@ class Pass:
             past=0 if tokens is None or cache is None else int(cache.get_seq_length()),
             mask=given.get("attention_mask"),
             device=first.device,
+            tokens=given.get("input_ids"),
             cut=isinstance(given.get("logits_to_keep"), Tensor),
         )
 

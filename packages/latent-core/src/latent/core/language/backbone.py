@@ -155,7 +155,7 @@ class Backbone:
                 **(sampling if temperature > 0 else {"do_sample": False}),
             )
         prompt = inputs["input_ids"].shape[1]
-        ends = torch.isin(ids[:, prompt:], self._ends).long()
+        ends = torch.isin(ids[:, prompt:], self.ends).long()
         mask = torch.cat([inputs["attention_mask"], (ends.cumsum(1) - ends == 0).long()], 1)
         return Completions(ids, mask, prompt, self._texts(ids, mask), self._texts(ids[:, prompt:], mask[:, prompt:]))
 
@@ -197,8 +197,8 @@ class Backbone:
         return folder
 
     @property
-    def _ends(self) -> Tensor:
-        """Tokens that end a text: a model may have others than its tokenizer says."""
+    def ends(self) -> Tensor:
+        """Tokens that end a text, int64 `(tokens,)`: a model may have others than its tokenizer says."""
         model: Any = self.model
         # A configuration of several parts has none of its own.
         known = (

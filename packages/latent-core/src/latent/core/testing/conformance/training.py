@@ -143,11 +143,13 @@ def first_difference(one: Any, other: Any, path: str = "") -> str:
         pairs = enumerate(zip(one, other, strict=True))
         return next(filter(None, (first_difference(*pair, f"{path}[{index}]") for index, pair in pairs)), "")
     if dataclasses.is_dataclass(one) and type(one) is type(other):
-        names = [field.name for field in dataclasses.fields(one)]
+        names = [field.name for field in dataclasses.fields(one) if field.compare]  # not wall time, say
         here, there = ({name: getattr(value, name) for name in names} for value in (one, other))
         return first_difference(here, there, path)
     if isinstance(one, np.ndarray):
         one, other = torch.as_tensor(one), torch.as_tensor(other)
+    if isinstance(one, float) and isinstance(other, float) and one != one and other != other:
+        return ""  # NaN is not equal to itself
     return "" if equal_states(one, other) else path.removeprefix(".") or "the result"
 
 
