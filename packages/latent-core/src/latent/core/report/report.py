@@ -66,7 +66,7 @@ class Report:
     Attributes:
         method: Id of the method, such as `rl/td-jepa`.
         title: Title of the report.
-        preset: Name of the preset.
+        preset: Name of the preset; empty when there is none.
         command: What to type to repeat the run.
         date: Day of the run, `YYYY-MM-DD`.
         summary: The headline, one plain sentence; default: what the verdicts add up to.
@@ -204,7 +204,7 @@ class Report:
         return "\n\n".join(parts) + "\n"
 
     def _origin(self) -> str:
-        return markdown_cell(", ".join(part for part in (self.method, f"preset {self.preset}", self.date) if part))
+        return markdown_cell(", ".join(part for part in (self.method, f"preset {self.preset}" * bool(self.preset), self.date) if part))
 
 
 def _headline(verdicts: Sequence[Verdict]) -> str:
