@@ -29,6 +29,7 @@ AXES: dict[str, str] = {
     "batch": "independent rows; every method accepts any size of one or more",
     "time": "positions of a sequence or steps of a trajectory, oldest first",
     "latent": "coordinates of a latent state",
+    "layers": "layers of a network, in their order",
     "hidden": "coordinates of an activation inside a network",
     "action": "coordinates of an action, each in [-1, 1]",
     "obs": "coordinates of a state observation",

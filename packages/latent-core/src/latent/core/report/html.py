@@ -112,7 +112,9 @@ _TONES: dict[Status, tuple[str, str]] = {
 
 def render(report: "Report") -> str:
     """Return the report as one self-contained HTML page."""
-    origin = " · ".join(part for part in (report.method, f"{report.preset} preset" * bool(report.preset), report.date) if part)
+    origin = " · ".join(
+        part for part in (report.method, f"{report.preset} preset" * bool(report.preset), report.date) if part
+    )
     body = [
         f'<header><p class="title">{escape(report.title)}</p><h1>{escape(report.headline)}</h1>'
         f'<p class="origin">{escape(origin)}</p></header>',

@@ -204,7 +204,9 @@ class Report:
         return "\n\n".join(parts) + "\n"
 
     def _origin(self) -> str:
-        return markdown_cell(", ".join(part for part in (self.method, f"preset {self.preset}" * bool(self.preset), self.date) if part))
+        return markdown_cell(
+            ", ".join(part for part in (self.method, f"preset {self.preset}" * bool(self.preset), self.date) if part)
+        )
 
 
 def _headline(verdicts: Sequence[Verdict]) -> str:
