@@ -65,6 +65,12 @@ REFERENCE = {
         "latent.steer.backbones", "latent.steer.learning", "latent.steer.evaluation", "latent.steer.judge",
         "latent.steer.data.contrast", "latent.steer.data.texts",
     ),
+    "reasoning": (
+        "latent.reason.trace", "latent.reason.reasoner", "latent.reason.backbones", "latent.reason.grading",
+        "latent.reason.rewards", "latent.reason.trajectory", "latent.reason.selection", "latent.reason.answering",
+        "latent.reason.baselines.written", "latent.reason.data.problem", "latent.reason.data.loaders",
+        "latent.reason.data.prosqa", "latent.reason.data.game24",
+    ),
     "plugins": ("latent.core.plugins.specs", "latent.core.registry", "latent.core.errors"),
 }  # fmt: skip
 

@@ -19,7 +19,9 @@ def test_the_namespace_has_no_file():
     assert PORTIONS
 
 
-@pytest.mark.parametrize("distribution", [name for name in PORTIONS if name in ("latent-core", "latent-rl")])
+@pytest.mark.parametrize(
+    "distribution", [name for name in PORTIONS if name in ("latent-core", "latent-rl", "latent-reason", "latent-steer")]
+)
 def test_every_portion_registers_its_plugin(distribution):
     done = subprocess.run(
         [sys.executable, "-m", "latent.core", "plugins", "--json"], capture_output=True, text=True, check=True

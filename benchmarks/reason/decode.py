@@ -1,6 +1,6 @@
 """Latent steps and tokens a second, against a loop without a cache and against `generate()`, in the same run.
 
-The model is a random Llama of about 5 million parameters; contexts are 128 tokens. Ratios are medians over rounds in
+The models are random Llamas of 5 and 45 million parameters; contexts are 128 tokens. Ratios are medians over rounds in
 which the candidates take turns, of the process's own seconds on the CPU, so that other work on the machine counts less.
 """
 
@@ -19,13 +19,17 @@ from latent.core.run.seed import generator, isolated
 
 VOCABULARY = 4096
 CONTEXT = 128
+# Width, hidden units and batches; the larger one shows what is left of what a call costs whatever the model.
+SIZES = {"small": (192, 512, (1, 8, 32)), "large": (640, 1704, (1, 8))}
 
 
-def build(device: str) -> LlamaForCausalLM:
+def build(size: str, device: str) -> LlamaForCausalLM:
     """Return a random model that never ends a text."""
+    width, hidden, _ = SIZES[size]
     config = LlamaConfig(
-        vocab_size=VOCABULARY, hidden_size=192, intermediate_size=512, num_hidden_layers=8, num_attention_heads=6,
-        num_key_value_heads=6, max_position_embeddings=1024, bos_token_id=None, eos_token_id=None, pad_token_id=0,
+        vocab_size=VOCABULARY, hidden_size=width, intermediate_size=hidden, num_hidden_layers=8,
+        num_attention_heads=width // 32, num_key_value_heads=width // 32, max_position_embeddings=1024,
+        bos_token_id=None, eos_token_id=None, pad_token_id=0,
     )  # fmt: skip
     with isolated(0, "model"):
         return LlamaForCausalLM(config).to(device).eval()
@@ -96,6 +100,7 @@ def measure(model: LlamaForCausalLM, batch: int, steps: int, naive: int, rounds:
         return statistics.median(a / b for a, b in zip(taken[slow], taken[fast], strict=True))
 
     return [
+        f"{sum(p.numel() for p in model.parameters()) / 1e6:.0f} M",
         f"{batch}",
         f"{rates['thoughts']:.0f}",
         f"{ratio('naive thoughts', 'thoughts'):.1f}",
@@ -112,21 +117,23 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--steps", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--quick", action="store_true", help="batch 1 only, fewer rounds")
+    parser.add_argument("--quick", action="store_true", help="the small model at batch 1, fewer rounds")
     options = parser.parse_args()
     if options.device == "cpu":
         torch.set_num_threads(1)
-    model = build(options.device)
-    print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters, context {CONTEXT}, {options.device}\n")
+    print(f"context {CONTEXT}, {options.device}\n")
     print(
-        "| batch | latent steps/s | x without cache | tokens/s | x without cache | generate() tokens/s | x generate() |"
+        "| parameters | batch | latent steps/s | x without cache | tokens/s | x without cache | generate() tokens/s | "
+        "x generate() |"
     )
-    print("|--:|--:|--:|--:|--:|--:|--:|")
+    print("|--:|--:|--:|--:|--:|--:|--:|--:|")
     with torch.no_grad():
-        for batch in (1,) if options.quick else (1, 8, 32):
-            naive = {1: 8, 8: 4, 32: 2}[batch]
-            rounds = 3 if options.quick else options.rounds
-            print(f"| {' | '.join(measure(model, batch, options.steps, naive, rounds))} |", flush=True)
+        for size in ("small",) if options.quick else SIZES:
+            model = build(size, options.device)
+            for batch in (1,) if options.quick else SIZES[size][2]:
+                naive = {1: 8, 8: 4, 32: 2}[batch]
+                rounds = 3 if options.quick else options.rounds
+                print(f"| {' | '.join(measure(model, batch, options.steps, naive, rounds))} |", flush=True)
 
 
 if __name__ == "__main__":

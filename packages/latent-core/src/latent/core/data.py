@@ -52,7 +52,8 @@ def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
     Raises:
         FormatError: The file cannot be read, or a line holds no JSON object.
     """
-    for number, line in enumerate(read_text(path).splitlines(), start=1):
+    # Not splitlines: JSON may hold other characters that end a line.
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
         if not line.strip():
             continue
         try:

@@ -1,0 +1,47 @@
+"""The language models that reason: any causal language model of transformers, and small ones that are trained here."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+
+from latent.core.data import cache_folder
+from latent.core.language import Backbone, load_backbone
+from latent.core.run.context import ArmContext
+from latent.core.run.progress import Progress, SilentProgress
+from latent.reason.data.chains import chains_backbone
+from latent.reason.data.countdown import countdown_backbone
+
+__all__ = ["TRAINED", "load"]
+
+TRAINED: Mapping[str, Callable[[ArmContext], Backbone]] = {
+    "chains": chains_backbone,
+    "countdown": countdown_backbone,
+}
+"""Small models of made-up languages by name: they are trained when they are first asked for, in a few minutes."""
+
+
+def load(name: str | Path, *, device: torch.device | str = "cpu", progress: Progress | None = None) -> Backbone:
+    """Load a model by a folder, a Hub id, the name of one that an experiment trained, or one of `TRAINED`.
+
+    Args:
+        name: See `latent.core.language.load_backbone`.
+        device: Where to put it.
+        progress: Where training is shown.
+    """
+    if str(name) not in TRAINED or Path(name).is_dir():
+        return load_backbone(name, device=device)
+    folder = cache_folder() / "training" / str(name)
+    context = ArmContext(
+        folder=folder,
+        shared=folder,
+        method="reason",
+        seed=0,
+        device=torch.device(device),
+        label=str(name),
+        progress=progress or SilentProgress(),
+    )
+    try:
+        return TRAINED[str(name)](context)
+    finally:
+        context.close()

@@ -1,0 +1,1 @@
+"""Ordinary ways to answer, which methods are compared with."""

@@ -1,0 +1,229 @@
+"""Latent-trajectory signals (arXiv:2510.10494): tell a good text by the path of its hidden states over time.
+
+How far the states of a text drift, how much they wander and how straight they go (`latent.reason.trajectory` has the
+equations) says something about whether its answer is right. Of several samples one is chosen by such a signal:
+
+- `best`: all are written; the one with the best signal counts;
+- `sequential`: one after the other is written; the first with a signal above the threshold counts, and if there is
+  none, the answer of most;
+- `early`: all are begun, and after some segments all but the one that looks best are given up.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from latent.core.activations.decode import Memory, Rollout, Sampling, decode, prefill
+from latent.core.config import setting
+from latent.core.errors import ConfigError
+from latent.reason.baselines.written import vote
+from latent.reason.reasoner import Reasoner, rendered, texts_of
+from latent.reason.selection import Drawn, calibrate
+from latent.reason.trace import Budget, Cost, Trace
+from latent.reason.trajectory import SIGNALS, Signals, TrajectoryRecorder
+
+__all__ = ["LatentTrajectory", "LatentTrajectoryConfig", "Sampled"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentTrajectoryConfig:
+    """How samples are written and one is chosen."""
+
+    segment: int = setting(500, "Tokens of a segment.", paper="500 (100 to 700 tried)")
+    partial: bool = setting(default=False, doc="Whether a last segment that is shorter counts.", paper="it counts")
+    signal: Literal["net", "cumulative", "aligned"] = setting(
+        "cumulative", "Signal that chooses: net, cumulative (the less the better) or aligned.", paper="all three"
+    )
+    select: Literal["best", "sequential", "early"] = setting("best", "How a sample is chosen: see the module.")
+    threshold: float | None = setting(
+        None, "Signal above which sequential selection accepts; `calibrated` finds it. None accepts nothing.",
+        paper="20th to 99th percentile of wrong texts",
+    )  # fmt: skip
+    early: int = setting(4, "Updates after which early selection chooses.", paper="4 (2,000 tokens)")
+    samples: int = setting(5, "Texts for each prompt.", paper="5")
+    temperature: float = setting(0.8, "Of the sampling.", paper="that of each model")
+    top_p: float = setting(1.0, "Share of the probability that is drawn from.")
+
+    def __post_init__(self) -> None:
+        """Refuse what makes no sense."""
+        if min(self.segment, self.early, self.samples) < 1 or self.temperature <= 0:
+            raise ConfigError(
+                f"segment={self.segment}, early={self.early}, samples={self.samples} must be 1 or more, and "
+                f"temperature={self.temperature} above 0."
+            )
+        _ = self.sampling  # refuses what is out of range
+
+    @property
+    def sampling(self) -> Sampling:
+        """How tokens are chosen."""
+        return Sampling(temperature=self.temperature, top_p=None if self.top_p == 1 else self.top_p)
+
+
+@dataclass(frozen=True, eq=False)
+class Sampled:
+    """Texts with the signals of their paths.
+
+    Attributes:
+        texts: What was written.
+        signals: Of the paths.
+        log_probs: Mean log-probability of the tokens, float32 `(rows,)`.
+        lengths: Tokens, int64 `(rows,)`.
+        costs: What each took, its prompt left out.
+        rollout: What the decode loop did.
+    """
+
+    texts: list[str]
+    signals: Signals
+    log_probs: Tensor
+    lengths: Tensor
+    costs: list[Cost]
+    rollout: Rollout
+
+
+class LatentTrajectory(Reasoner):
+    """Writes several texts and chooses one by the path of its states."""
+
+    Config: ClassVar[type] = LatentTrajectoryConfig
+
+    def calibrated(self, drawn: Drawn) -> "LatentTrajectory":
+        """Return this method with the threshold that is best for samples whose correctness is known.
+
+        Args:
+            drawn: Samples of other questions than those that are asked, with `good` of their signals.
+        """
+        config = replace(self.config, select="sequential", threshold=calibrate(drawn))
+        return type(self)(config, self.backbone, extract=self.extract, keep_states=self.keep_states)
+
+    def good(self, signals: Signals, name: str = "") -> Tensor:
+        """Return the configured signal, or another, as it speaks for a text: mean over layers, float32 `(rows,)`."""
+        name = name or self.config.signal
+        return -signals.mean(name) if name == "cumulative" else signals.mean(name)
+
+    def prompt(self, prompts: list[str]) -> Memory:
+        """Let the model read prompts."""
+        return self.read([rendered(self.backbone, {"role": "user", "content": prompt}) for prompt in prompts])
+
+    def sample(self, memory: Memory, *, tokens: int, generators: list[torch.Generator] | None) -> Sampled:
+        """Write one text on each row of a memory, and record its path.
+
+        Args:
+            memory: What was read.
+            tokens: Most tokens of a text.
+            generators: What tokens are drawn with, one for each row.
+        """
+        model, config, ends = self.backbone.model, self.config, self.backbone.ends.tolist()
+        with torch.no_grad(), TrajectoryRecorder(model, config.segment, partial=config.partial, ends=ends) as recorder:
+            done = self._decode(memory, tokens, generators)
+        lengths = (done.tokens >= 0).sum(1)
+        log_probs = done.log_probs.sum(1) / lengths.clamp(min=1)
+        texts = texts_of(self.backbone, done)
+        return Sampled(texts, recorder.path.signals(), log_probs, lengths, Cost.of(done.ledger), done)
+
+    def _answer(self, prompts: list[str], budget: Budget, generators: list[torch.Generator] | None) -> list[Trace]:
+        if budget.tokens <= 2 * self.config.segment:
+            raise ConfigError(
+                f"Texts of {budget.tokens} tokens have no two segments of {self.config.segment}: there is no path.",
+                hint=f"Set segment={max(1, budget.tokens // 8)}, or allow more tokens.",
+            )
+        memory = self.prompt(prompts)
+        copies = budget.samples or self.config.samples
+        ways = {"best": self._best, "sequential": self._sequential, "early": self._early}
+        return ways[self.config.select](prompts, memory, copies, budget, generators)
+
+    def _best(
+        self, prompts: list[str], memory: Memory, copies: int, budget: Budget, generators: list[torch.Generator] | None
+    ) -> list[Trace]:
+        rows = _each(generators, copies)
+        found = self.sample(memory.fork(copies), tokens=budget.tokens, generators=rows)
+        good = self.good(found.signals)
+        traces = []
+        for row, prompt in enumerate(prompts):
+            mine = list(range(row * copies, (row + 1) * copies))
+            # Texts that are too short for a signal come last; among them the likeliest wins.
+            best = max(mine, key=lambda each: (not good[each].isnan(), float(good[each].nan_to_num()),
+                                               float(found.log_probs[each])))  # fmt: skip
+            cost = sum((found.costs[each] for each in mine), Cost.of(memory.ledger)[row])
+            traces.append(self._trace(prompt, found, mine, found.texts[best], cost))
+        return traces
+
+    def _sequential(
+        self, prompts: list[str], memory: Memory, copies: int, budget: Budget, generators: list[torch.Generator] | None
+    ) -> list[Trace]:
+        costs = Cost.of(memory.ledger)
+        known: list[list[tuple[Sampled, int]]] = [[] for _ in prompts]
+        accepted: dict[int, str] = {}
+        left = list(range(len(prompts)))
+        for _ in range(copies):
+            rows = None if generators is None else [generators[row] for row in left]
+            found = self.sample(memory.select(left), tokens=budget.tokens, generators=rows)
+            good = self.good(found.signals)
+            for place, row in enumerate(left):
+                known[row].append((found, place))
+                costs[row] += found.costs[place]
+                if self.config.threshold is not None and float(good[place]) > self.config.threshold:
+                    accepted[row] = found.texts[place]
+            left = [row for row in left if row not in accepted]
+            if not left:
+                break
+        traces = []
+        for row, prompt in enumerate(prompts):
+            texts = [found.texts[place] for found, place in known[row]]
+            text = accepted[row] if row in accepted else texts[vote([self.extract(each) for each in texts])[0]]
+            signals = [self._numbers(found, [place]) for found, place in known[row]]
+            joined = {name: tuple(value for each in signals for value in each[name]) for name in signals[0]}
+            traces.append(self.trace(prompt, text, costs[row], signals=joined, samples=tuple(texts)))
+        return traces
+
+    def _early(
+        self, prompts: list[str], memory: Memory, copies: int, budget: Budget, generators: list[torch.Generator] | None
+    ) -> list[Trace]:
+        rows = _each(generators, copies)
+        begun = min(budget.tokens, self.config.segment * (self.config.early + 1) + 1)
+        first = self.sample(memory.fork(copies), tokens=begun, generators=rows)
+        good = self.good(first.signals).view(-1, copies)
+        # Texts that ended before they had a signal are chosen only where there is no other.
+        best = good.nan_to_num(nan=float("-inf")).argmax(1) + copies * torch.arange(len(prompts), device=good.device)
+        costs = [sum(first.costs[row * copies : (row + 1) * copies], read)
+                 for row, read in enumerate(Cost.of(memory.ledger))]  # fmt: skip
+        written = [first.rollout.sequences[each] for each in best.tolist()]
+        goes_on = [len(ids) == begun and ids[-1] not in self.backbone.ends for ids in written]
+        left = [row for row, on in enumerate(goes_on) if on and budget.tokens > begun]
+        if left:
+            # The token that was chosen last is not read yet.
+            last = torch.tensor([[written[row][-1]] for row in left], device=good.device)
+            resumed = prefill(self.backbone.model, last, memory=first.rollout.memory.select(best[left]))
+            chosen = None if rows is None else [rows[each] for each in best[left].tolist()]
+            rest = self._decode(resumed, budget.tokens - begun, chosen)
+            for row, ids, cost in zip(left, rest.sequences, Cost.of(rest.ledger), strict=True):
+                written[row] = [*written[row], *ids]
+                costs[row] += cost
+        texts = [str(self.backbone.tokenizer.decode(ids, skip_special_tokens=True)) for ids in written]
+        return [
+            self.trace(prompt, texts[row], costs[row], signals={self.config.signal: tuple(good[row].tolist())})
+            for row, prompt in enumerate(prompts)
+        ]
+
+    def _decode(self, memory: Memory, tokens: int, generators: list[torch.Generator] | None) -> Rollout:
+        return decode(
+            self.backbone.model,
+            memory,
+            max_new_tokens=tokens,
+            sampling=self.config.sampling,
+            generator=generators,
+            stop=self.backbone.ends.tolist(),
+        )
+
+    def _numbers(self, found: Sampled, rows: list[int]) -> dict[str, tuple[float, ...]]:
+        values = {name: found.signals.mean(name) for name in SIGNALS}
+        values |= {"log_probability": found.log_probs, "tokens": found.lengths.float()}
+        return {name: tuple(value[rows].tolist()) for name, value in values.items()}
+
+    def _trace(self, prompt: str, found: Sampled, rows: list[int], text: str, cost: Cost, **others: Any) -> Trace:
+        samples = tuple(found.texts[row] for row in rows)
+        return self.trace(prompt, text, cost, signals=self._numbers(found, rows), samples=samples, **others)
+
+
+def _each(generators: list[torch.Generator] | None, copies: int) -> list[torch.Generator] | None:
+    return None if generators is None else [each for each in generators for _ in range(copies)]

@@ -1,0 +1,283 @@
+"""The path of hidden states over the steps of a text, summed up while the text is written.
+
+A text is cut into segments of `segment` tokens, and the states of a segment are averaged: `m(1), ..., m(N)` in each
+layer. With updates `v(n) = m(n) - m(n-1)` and the drift `u = m(N) - m(1)` (arXiv:2510.10494, net change as in its
+code),
+
+    net change = |u| / (N - 1),    cumulative change = sum |v(n)|,    aligned change = mean cos(v(n), u).
+
+Of all states only a few sums are kept: `mean cos(v(n), u)` is the product of `u / |u|` with the mean of
+`v(n) / |v(n)|`, so the unit updates are summed before the drift is known.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from latent.core.activations import resolve
+from latent.core.activations.clock import Pass
+from latent.core.activations.sites import Site
+from latent.core.activations.taps import Taps
+from latent.core.errors import ConfigError, LatentError
+from latent.core.typing import Bool, Float, checked
+
+__all__ = ["SIGNALS", "Path", "Signals", "TrajectoryRecorder"]
+
+SIGNALS = ("net", "cumulative", "aligned")
+"""Names of the three signals. High net and aligned change speak for a text, high cumulative change against it."""
+
+_TINY = 1e-12
+
+
+@dataclass(frozen=True, eq=False)
+class Signals:
+    """What the paths of several texts are like; NaN where a text has fewer than two segments.
+
+    Attributes:
+        net: Length of the drift for each update, float32 `(rows, layers)`.
+        cumulative: Length of the path, float32 `(rows, layers)`.
+        aligned: Mean cosine of updates and drift, float32 `(rows, layers)`.
+        segments: Segments that count, int64 `(rows,)`.
+        series: Net change and cumulative change so far, each the mean over layers, after each update, float32
+            `(rows, updates, 2)`; NaN after a row's last.
+        layer_magnitude: Mean change from layer to layer of the mean state, divided by that from the first layer to the
+            last, float32 `(rows,)`.
+        layer_angle: The same for angles (both: Wang et al. 2024, as baselines of arXiv:2510.10494).
+    """
+
+    net: Tensor
+    cumulative: Tensor
+    aligned: Tensor
+    segments: Tensor
+    series: Tensor
+    layer_magnitude: Tensor
+    layer_angle: Tensor
+
+    def mean(self, name: str) -> Tensor:
+        """Return a signal's mean over layers, float32 `(rows,)`.
+
+        Raises:
+            ConfigError: There is no signal of that name.
+        """
+        if name not in SIGNALS:
+            raise ConfigError(f"There is no signal {name!r}.", hint=f"Use one of {', '.join(SIGNALS)}.")
+        value: Tensor = getattr(self, name)
+        return value.mean(1)
+
+
+class Path:
+    """Sums over the states of several texts, each by its own clock.
+
+    Args:
+        segment: Tokens of a segment.
+        partial: Whether the last segment counts although it is shorter: its mean is of few states, which lengthens the
+            last update.
+
+    Raises:
+        ConfigError: `segment` is less than one.
+    """
+
+    def __init__(self, segment: int, *, partial: bool = False) -> None:
+        if segment < 1:
+            raise ConfigError(f"segment={segment} must be at least 1.", hint="The paper has 500 tokens.")
+        self.segment, self.partial = segment, partial
+        self._sums: _Sums | None = None
+
+    @checked
+    def add(self, states: Float[Tensor, "batch layers hidden"], real: Bool[Tensor, " batch"]) -> None:
+        """Go one token on in the rows that are `real`."""
+        if self._sums is None:
+            self._sums = _Sums.empty(*states.shape, device=states.device)
+        if len(self._sums.count) != len(states):
+            raise LatentError(
+                f"The paths of {len(self._sums.count)} texts were begun, given {len(states)} rows.",
+                hint="Call select with the rows that go on.",
+            )
+        sums = self._sums
+        states = states.float()
+        sums.total += torch.where(real[:, None, None], states, 0)
+        sums.tokens += real
+        sums.running += torch.where(real[:, None, None], states, 0)
+        sums.count += real
+        full = real & (sums.count == self.segment)
+        if bool(full.any()):
+            sums.close(full)
+
+    def select(self, rows: Tensor) -> None:
+        """Go on with these rows in this order, int64 `(rows,)`."""
+        if self._sums is not None:
+            self._sums = self._sums.rows(rows)
+
+    def signals(self) -> Signals:
+        """Return the signals of what was added so far; more may be added afterwards.
+
+        Raises:
+            LatentError: Nothing was added.
+        """
+        if self._sums is None:
+            raise LatentError("No token was read.", hint="Write at least one token while the recorder is open.")
+        sums = self._sums.rows(torch.arange(len(self._sums.count), device=self._sums.count.device))
+        if self.partial and bool((sums.count > 0).any()):
+            sums.close(sums.count > 0)
+        return sums.signals()
+
+
+@dataclass(eq=False)
+class _Sums:
+    """Attributes are `(rows, layers, hidden)`, but `path`, `(rows, layers)`, and counts, `(rows,)`."""
+
+    total: Tensor
+    running: Tensor
+    first: Tensor
+    last: Tensor
+    units: Tensor
+    path: Tensor
+    tokens: Tensor
+    count: Tensor
+    segments: Tensor
+    series: list[Tensor] = field(default_factory=list)
+
+    @classmethod
+    def empty(cls, rows: int, layers: int, hidden: int, *, device: torch.device) -> "_Sums":
+        def vectors() -> Tensor:
+            return torch.zeros(rows, layers, hidden, device=device)
+
+        def counts() -> Tensor:
+            return torch.zeros(rows, dtype=torch.int64, device=device)
+
+        return cls(
+            total=vectors(),
+            running=vectors(),
+            first=vectors(),
+            last=vectors(),
+            units=vectors(),
+            path=torch.zeros(rows, layers, device=device),
+            tokens=counts(),
+            count=counts(),
+            segments=counts(),
+        )
+
+    def close(self, rows: Tensor) -> None:
+        """End the segment of the chosen rows, bool `(rows,)`."""
+        mean = self.running / self.count.clamp(min=1)[:, None, None]
+        begins, goes_on = rows & (self.segments == 0), rows & (self.segments > 0)
+        update = mean - self.last
+        length = update.norm(dim=-1)
+        self.path += torch.where(goes_on[:, None], length, 0)
+        self.units += torch.where(goes_on[:, None, None], update / length.clamp(min=_TINY).unsqueeze(-1), 0)
+        self.first = torch.where(begins[:, None, None], mean, self.first)
+        self.last = torch.where(rows[:, None, None], mean, self.last)
+        self.segments = self.segments + rows
+        self.running = torch.where(rows[:, None, None], 0, self.running)
+        self.count = torch.where(rows, 0, self.count)
+        if bool(goes_on.any()):
+            self._note(goes_on)
+
+    def _note(self, rows: Tensor) -> None:
+        """Keep the net and the cumulative change so far at the place of each row's update."""
+        updates = self.segments - 1
+        net = (self.last - self.first).norm(dim=-1) / updates.clamp(min=1).unsqueeze(1)
+        now = torch.stack([net.mean(1), self.path.mean(1)], 1)
+        while len(self.series) < int(updates[rows].max()):
+            self.series.append(torch.full_like(now, torch.nan))
+        for place in updates[rows].unique().tolist():
+            here = rows & (updates == place)
+            self.series[place - 1] = torch.where(here.unsqueeze(1), now, self.series[place - 1])
+
+    def rows(self, index: Tensor) -> "_Sums":
+        values = {name: value[index] for name, value in vars(self).items() if name != "series"}
+        return _Sums(**values, series=[each[index] for each in self.series])
+
+    def signals(self) -> Signals:
+        updates = (self.segments - 1).unsqueeze(1)
+        drift = self.last - self.first
+        length = drift.norm(dim=-1)
+        net = length / updates.clamp(min=1)
+        # A path that comes back to where it began has no direction: its cosines are 0.
+        aligned = (self.units * drift).sum(-1) / length.clamp(min=_TINY) / updates.clamp(min=1)
+        one = updates < 1
+        magnitude, angle = _between_layers(self.total / self.tokens.clamp(min=1)[:, None, None])
+        return Signals(
+            net=net.masked_fill(one, torch.nan),
+            cumulative=self.path.masked_fill(one, torch.nan),
+            aligned=aligned.masked_fill(one, torch.nan),
+            segments=self.segments,
+            series=torch.stack(self.series, 1) if self.series else drift.new_zeros(len(drift), 0, 2),
+            layer_magnitude=magnitude,
+            layer_angle=angle,
+        )
+
+
+def _between_layers(mean: Tensor) -> tuple[Tensor, Tensor]:
+    """Return how much the mean state changes from layer to layer, in length and in angle, `(rows,)` each."""
+
+    def angle(one: Tensor, other: Tensor) -> Tensor:
+        return torch.cosine_similarity(one, other, dim=-1).clamp(-1, 1).arccos()
+
+    steps = (mean[:, 1:] - mean[:, :-1]).norm(dim=-1).mean(1)
+    angles = angle(mean[:, 1:], mean[:, :-1]).mean(1)
+    magnitude = steps / (mean[:, -1] - mean[:, 0]).norm(dim=-1).clamp(min=_TINY)
+    return magnitude, angles / angle(mean[:, -1], mean[:, 0]).clamp(min=_TINY)
+
+
+class TrajectoryRecorder(Taps):
+    """A context in which the paths of the texts are recorded that a model writes with a cache.
+
+    Only tokens that were written count: the pass that reads the prompt does not. A row's path ends where it reads a
+    token that ends a text.
+
+    Args:
+        model: The model, called by core's `decode` or by `generate()`.
+        segment: See `Path`.
+        partial: See `Path`.
+        sites: Where states are read, in the order of the layers; every layer's output if None. The last layer's is the
+            state before the final norm.
+        ends: Tokens that end a text.
+
+    Attributes:
+        path: What was summed up.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        segment: int,
+        *,
+        partial: bool = False,
+        sites: Sequence[str] | None = None,
+        ends: Sequence[int] = (),
+    ) -> None:
+        super().__init__(model, resolve(model, "layers.*.resid_post" if sites is None else sites))
+        self.path = Path(segment, partial=partial)
+        self._ends = torch.tensor(list(ends), dtype=torch.int64)
+        self._now: list[Tensor] = []
+        self._over: Tensor | None = None
+
+    def select(self, rows: Tensor) -> None:
+        """Go on with these rows in this order, int64 `(rows,)`, as `Memory.select` does."""
+        self.path.select(rows)
+        self._over = None if self._over is None else self._over[rows]
+
+    def _visit(self, site: Site, tensor: Tensor, call: Pass) -> None:
+        if not call.past:
+            return
+        if site is self._sites[0]:
+            self._now = []
+        self._now.append(tensor)
+        if not self._complete:
+            return
+        for place in range(tensor.shape[1]):
+            self.path.add(torch.stack([each[:, place] for each in self._now], 1), self._real(call, place))
+
+    def _real(self, call: Pass, place: int) -> Tensor:
+        """Return the rows whose token at `place` is part of their text, bool `(rows,)`."""
+        if self._over is None or len(self._over) != call.rows:
+            self._over = torch.zeros(call.rows, dtype=torch.bool, device=call.device)
+        if call.tokens is not None and len(self._ends):
+            self._over = self._over | torch.isin(call.tokens[:, place], self._ends.to(call.device))
+        return ~self._over & (call.positions[:, place] >= 0)
+
+    def _reorder(self, origin: Tensor) -> None:
+        self.select(origin)

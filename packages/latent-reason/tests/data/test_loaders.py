@@ -1,0 +1,134 @@
+"""Published problems grade their own solutions as right and others as wrong; files are read strictly."""
+
+import json
+import os
+
+import pytest
+
+from latent.core.errors import ConfigError, FormatError, UnknownName
+from latent.reason.data import PUBLISHED, load_problems
+from latent.reason.data.game24 import _expression, is_solution, solve
+
+needs_data = pytest.mark.skipif(not os.environ.get("LATENT_DATA"), reason="LATENT_DATA is not set")
+SIZES = {
+    "gsm8k": 1319,
+    "gsm8k-train": 7473,
+    "gsm8k-equations": 1319,
+    "math500": 500,
+    "aime2024": 30,
+    "game24": 1362,
+    "multiplication-4": 1000,
+    "multiplication-5": 1000,
+    "prosqa": 500,
+    "prosqa-valid": 300,
+}
+
+
+@needs_data
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_problems_accept_their_solutions_and_no_others(name):
+    found = load_problems(name)
+    assert found.name == name.removesuffix("-train").removesuffix("-valid")
+    assert len(found) == SIZES[name]
+    for problem in found.items[:200]:
+        solution = "\n".join([*problem.steps, f"#### {problem.answer}"])
+        if name == "game24":
+            numbers = problem.question.removeprefix("Use the numbers ").partition(" and")[0]
+            solution = f"Let me see.\nAnswer: {solve(numbers)} = 24"
+        elif name.startswith("prosqa"):
+            solution = "\n".join([*problem.steps, problem.answer])
+        assert found.correct(problem, found.extract(solution)), problem
+        assert not found.correct(problem, found.extract("I do not know"))
+        assert not found.correct(problem, found.extract("#### 987654321"))
+
+
+@needs_data
+def test_a_draw_is_that_of_its_seed():
+    one, again, other = (load_problems("gsm8k", count=20, seed=seed).items for seed in (0, 0, 1))
+    assert one == again
+    assert one != other
+    assert len(set(one)) == 20
+    assert len(load_problems("gsm8k", count=10**6)) == 1319
+
+
+def test_a_file_of_ones_own_is_read(tmp_path):
+    path = tmp_path / "mine.jsonl"
+    path.write_text('{"question": "1+1?", "answer": 2}\n\n{"prompt": "Half of 5?", "answer": "5/2"}\n')
+    found = load_problems(str(path))
+    assert [problem.question for problem in found.items] == ["1+1?", "Half of 5?"]
+    assert found.correct(found.items[1], found.extract("That is 2.5"))
+    assert not found.correct(found.items[1], found.extract("That is 2"))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("", "holds no problem"),
+        ('{"question": "?"}', "line 1: a problem has a question"),
+        ('{"question": "?", "answer": "2"}\n{"q": "?"}', "line 2: a problem has a question"),
+        ("[1]", "line 1: not a JSON object"),
+        ('{"question"', "line 1: "),
+    ],
+)
+def test_wrong_files_are_answered(tmp_path, content, said):
+    path = tmp_path / "mine.jsonl"
+    path.write_text(content)
+    with pytest.raises(FormatError, match=said):
+        load_problems(str(path))
+
+
+def test_wrong_names_are_answered(monkeypatch, tmp_path):
+    with pytest.raises(UnknownName, match="gsm8l") as error:
+        load_problems("gsm8l")
+    assert "gsm8k" in error.value.hint
+    monkeypatch.delenv("LATENT_DATA", raising=False)
+    with pytest.raises(ConfigError, match="LATENT_DATA is not set"):
+        load_problems("gsm8k")
+    monkeypatch.setenv("LATENT_DATA", str(tmp_path))
+    with pytest.raises(ConfigError, match="there is no"):
+        load_problems("gsm8k")
+    (tmp_path / "gsm8k").mkdir()
+    (tmp_path / "gsm8k" / "test.jsonl.gz").write_bytes(json.dumps({}).encode())
+    with pytest.raises(FormatError, match="Cannot read"):
+        load_problems("gsm8k")
+
+
+@pytest.mark.parametrize(
+    ("expression", "right"),
+    [
+        ("(4 + 8) * (6 - 4)", True),
+        ("(6 - 4) * (8 + 4)", True),
+        ("4 * 6", False),
+        ("4 + 8 + 6 + 4 + 2", False),
+        ("(4 + 8) * (6 - 4) / 1", False),
+        ("24", False),
+        ("4 ** 6 - 8 * 4", False),
+        ("4 + 4 + 8 + 8", False),
+        ("__import__('os')", False),
+        ("(4 +", False),
+        ("4 / (8 - 4 - 4) * 6", False),
+        ("(" * 5000, False),
+        ("4.0 + 8 + 6 + 4", False),
+    ],
+)
+def test_an_expression_uses_each_number_once_and_makes_24(expression, right):
+    assert is_solution("4 4 6 8", expression) is right
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The answer is (8 - 4) * (8 - 2).",
+        "\\boxed{(8-4)*(8-2)}",
+        "ANSWER: (8 - 4) \\times (8 - 2) = 24",
+        "I try.\n**Answer:** `(8 - 4) * (8 - 2)`",
+    ],
+)
+def test_an_expression_is_read_however_it_is_given(text):
+    assert is_solution("8 4 8 2", _expression(text))
+
+
+def test_thirds_are_exact():
+    assert is_solution("3 3 8 8", "8 / (3 - 8 / 3)")
+    assert is_solution("3 3 8 8", solve("3 3 8 8"))
+    assert solve("1 1 1 1") is None

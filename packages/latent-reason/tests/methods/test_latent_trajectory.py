@@ -1,0 +1,377 @@
+"""Paths have the geometry they say, rows have paths of their own, and selection pays for what it writes."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import roc_auc_score
+from transformers import GPT2Config, GPT2LMHeadModel, Qwen2Config, Qwen2ForCausalLM
+
+from latent.core.activations import capture
+from latent.core.activations.decode import Sampling, decode, prefill
+from latent.core.errors import ConfigError, LatentError, ShapeError
+from latent.core.language import Backbone
+from latent.core.language.training import small_llama, word_tokenizer
+from latent.core.run.context import ArmContext
+from latent.core.run.seed import isolated
+from latent.reason.data.countdown import CountdownModel, SearchTexts, countdown, search_of, solution
+from latent.reason.experiments import latent_trajectory as module
+from latent.reason.methods.latent_trajectory import LatentTrajectory, LatentTrajectoryConfig
+from latent.reason.selection import Drawn, area, area_within, calibrate, interval, sequential
+from latent.reason.trace import Budget
+from latent.reason.trajectory import Path, TrajectoryRecorder
+
+WORDS = [*"0123456789", "+", "-", "*", "=", "a", "b", "c", "d"]
+SIZE = 3 + len(WORDS)
+DRAWN = Sampling(temperature=1.0)
+PROMPTS = ["1 + 2 =", "3 =", "4 * 5 - 6 = a b c"]
+
+
+def gpt2():
+    settings = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64, "initializer_range": 0.3}
+    return GPT2LMHeadModel(GPT2Config(vocab_size=SIZE, eos_token_id=2, bos_token_id=1, pad_token_id=0, **settings))
+
+
+def qwen2():
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "initializer_range": 0.3}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
+    return Qwen2ForCausalLM(Qwen2Config(vocab_size=SIZE, eos_token_id=2, pad_token_id=0, **sizes, **heads))
+
+
+def llama():
+    return small_llama(0, vocabulary=SIZE, width=32, layers=3, longest=128, spread=0.3)
+
+
+@pytest.fixture(scope="module", params=[gpt2, llama, qwen2], ids=lambda make: make.__name__)
+def any_backbone(request):
+    with isolated(0, "models"):
+        model = request.param()
+    return Backbone(model.eval().requires_grad_(requires_grad=False), word_tokenizer(WORDS), request.param.__name__)
+
+
+def streams(rows):
+    return [torch.Generator().manual_seed(row) for row in range(rows)]
+
+
+def walk(points, segment=1, **others):
+    """Return the signals of one path in one layer, given its points `(time, hidden)`."""
+    path = Path(segment, **others)
+    for point in points:
+        path.add(point[None, None], torch.tensor([True]))
+    return path.signals()
+
+
+def directly(points, segment):
+    """The definitions, from all states at once: `(time, layers, hidden)`."""
+    count = len(points) // segment
+    means = points[: count * segment].view(count, segment, *points.shape[1:]).mean(1)
+    updates, drift = means[1:] - means[:-1], means[-1] - means[0]
+    return (
+        drift.norm(dim=-1) / (count - 1),
+        updates.norm(dim=-1).sum(0),
+        torch.cosine_similarity(updates, drift.expand_as(updates), dim=-1).mean(0),
+    )
+
+
+# Geometry -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_straight_line_is_aligned_and_no_longer_than_its_drift():
+    step = torch.tensor([3.0, 4.0])
+    found = walk([step * index for index in range(6)])
+    assert float(found.net) == pytest.approx(5)
+    assert float(found.cumulative) == pytest.approx(25)
+    assert float(found.aligned) == pytest.approx(1)
+
+
+def test_a_loop_goes_nowhere():
+    corners = torch.tensor([[0.0, 0], [1, 0], [1, 1], [0, 1], [0, 0]])
+    found = walk(corners)
+    assert (float(found.net), float(found.cumulative), float(found.aligned)) == (0, 4, 0)
+
+
+def test_random_steps_are_aligned_like_the_inverse_root_of_their_number():
+    updates = torch.randn(16, 4000, generator=torch.Generator().manual_seed(0))
+    found = walk(torch.cat([torch.zeros(1, 4000), updates.cumsum(0)]))
+    assert float(found.aligned) == pytest.approx(1 / math.sqrt(16), abs=0.02)
+
+
+def test_a_rotation_changes_nothing_and_a_detour_does():
+    random = torch.Generator().manual_seed(1)
+    points = torch.randn(12, 5, generator=random)
+    rotation = torch.linalg.qr(torch.randn(5, 5, generator=random)).Q
+    one, other = walk(points, 3), walk(points @ rotation, 3)
+    for name in ("net", "cumulative", "aligned"):
+        torch.testing.assert_close(getattr(one, name), getattr(other, name))
+    detour = walk(torch.stack([points[0], points[5] * 9, *points[1:]]))
+    assert float(detour.cumulative) > float(walk(points).cumulative) + 1
+
+
+def test_sums_are_what_the_definitions_say_and_segments_are_means():
+    points = torch.randn(23, 4, 6, generator=torch.Generator().manual_seed(2))
+    path = Path(5)
+    for point in points:
+        path.add(point[None], torch.tensor([True]))
+    found = path.signals()
+    for mine, theirs in zip((found.net, found.cumulative, found.aligned), directly(points, 5), strict=True):
+        torch.testing.assert_close(mine[0], theirs, atol=1e-5, rtol=1e-5)
+    assert found.segments.tolist() == [4]
+    so_far = torch.stack(
+        [torch.stack([directly(points[: 5 * n], 5)[place].mean() for place in (0, 1)]) for n in (2, 3, 4)]
+    )
+    torch.testing.assert_close(found.series[0], so_far, atol=1e-5, rtol=1e-5)
+
+
+def test_less_than_two_segments_have_no_path():
+    points = torch.randn(7, 3)
+    assert walk(points, 4).net.isnan().all()
+    assert walk(points, 7).segments.tolist() == [1]
+    assert walk(points, 8).segments.tolist() == [0]
+    partial = walk(points, 4, partial=True)
+    expected = points[4:].mean(0) - points[:4].mean(0)
+    torch.testing.assert_close(partial.net[0, 0], expected.norm())
+    with pytest.raises(LatentError, match="No token"):
+        Path(3).signals()
+    with pytest.raises(ConfigError, match="at least 1"):
+        Path(0)
+
+
+def test_rows_have_clocks_of_their_own_and_may_be_chosen():
+    points = torch.randn(3, 9, 2, 4, generator=torch.Generator().manual_seed(3))
+    lengths = torch.tensor([9, 4, 7])
+    path = Path(2)
+    for step in range(9):
+        path.add(points[:, step], lengths > step)
+    found = path.signals()
+    for row, length in enumerate(lengths.tolist()):
+        for mine, theirs in zip(
+            (found.net, found.cumulative, found.aligned), directly(points[row, :length], 2), strict=True
+        ):
+            torch.testing.assert_close(mine[row], theirs, atol=1e-5, rtol=1e-5)
+    assert found.series.isnan().sum(1)[:, 0].tolist() == [0, 2, 1]
+    path.select(torch.tensor([2, 0]))
+    again = path.signals()
+    torch.testing.assert_close(again.net, found.net[[2, 0]])
+    with pytest.raises(LatentError, match="2 texts"):
+        path.add(points[:, 0], lengths > 0)
+
+
+# Recording ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_recorder_sees_what_was_written_and_nothing_else(any_backbone):
+    model = any_backbone.model
+    given = any_backbone.encode(PROMPTS)
+    memory = prefill(model, given["input_ids"], given["attention_mask"])
+    with torch.no_grad():
+        free = decode(model, memory, max_new_tokens=14, stop=[], sampling=DRAWN, generator=streams(3))
+    rows = free.tokens.tolist()
+    firsts = {token: [row.index(token) if token in row else 13 for row in rows] for row in rows for token in row}
+    ends = [max(firsts, key=lambda token: len(set(firsts[token])))]  # so that rows end at different times
+    with torch.no_grad(), TrajectoryRecorder(model, 2, ends=ends) as recorder:
+        done = decode(model, memory, max_new_tokens=14, stop=ends, sampling=DRAWN, generator=streams(3))
+    lengths = done.fed.sum(1).tolist()
+    assert len(set(lengths)) > 1, "rows of one length prove nothing"
+    found = recorder.path.signals()
+    for row, length in enumerate(lengths):
+        prompt = any_backbone.encode([PROMPTS[row]])["input_ids"]
+        text = torch.cat([prompt, done.tokens[row : row + 1, :length]], 1)
+        with torch.no_grad(), capture(model, "layers.*.resid_post") as acts:
+            model(text)
+        states = torch.stack([acts[name][0, prompt.shape[1] :] for name in acts.passes[0]], 1)
+        assert found.segments[row] == length // 2
+        if length >= 4:
+            for mine, theirs in zip((found.net, found.cumulative, found.aligned), directly(states, 2), strict=True):
+                torch.testing.assert_close(mine[row], theirs, atol=1e-4, rtol=1e-4)
+
+
+def test_generate_is_recorded_alike(any_backbone):
+    given = any_backbone.encode(PROMPTS)
+    model = any_backbone.model
+    with TrajectoryRecorder(model, 2, ends=[2]) as recorder:
+        model.generate(**given, max_new_tokens=9, do_sample=False, pad_token_id=0)
+    memory = prefill(model, given["input_ids"], given["attention_mask"])
+    with torch.no_grad(), TrajectoryRecorder(model, 2, ends=[2]) as other:
+        decode(model, memory, max_new_tokens=9, stop=[2])
+    torch.testing.assert_close(
+        recorder.path.signals().cumulative, other.path.signals().cumulative, atol=1e-4, rtol=1e-4, equal_nan=True
+    )
+
+
+# Choosing -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("select", ["best", "sequential", "early"])
+def test_a_batch_is_its_rows_alone(any_backbone, select):
+    config = LatentTrajectoryConfig(segment=2, select=select, samples=3, early=1, threshold=-8.0, temperature=1.0)
+    method = LatentTrajectory(config, any_backbone)
+    before = {name: value.clone() for name, value in any_backbone.model.state_dict().items()}
+    together = method.answer(PROMPTS, budget=Budget(tokens=12), generator=streams(3))
+    for row, (prompt, trace) in enumerate(zip(PROMPTS, together, strict=True)):
+        (alone,) = method.answer([prompt], budget=Budget(tokens=12), generator=[streams(3)[row]])
+        assert (alone.text, alone.samples) == (trace.text, trace.samples)
+        assert replace(alone.cost, seconds=0.0) == replace(trace.cost, seconds=0.0)
+        for name, values in trace.signals.items():
+            np.testing.assert_allclose(alone.signals[name], values, rtol=1e-3, atol=1e-4)
+    assert all(torch.equal(value, before[name]) for name, value in any_backbone.model.state_dict().items())
+
+
+def test_the_best_signal_is_chosen_and_all_texts_are_paid_for(backbone):
+    for name, sign in (("net", 1), ("cumulative", -1), ("aligned", 1)):
+        config = LatentTrajectoryConfig(segment=2, signal=name, samples=4, temperature=1.0)
+        for trace in LatentTrajectory(config, backbone).answer(PROMPTS, budget=Budget(tokens=12), generator=streams(3)):
+            good = [sign * value for value in trace.signals[name]]
+            best = max(range(4), key=lambda each: (not math.isnan(good[each]), good[each]))
+            assert trace.text == trace.samples[best]
+            assert trace.cost.decoded_tokens == sum(trace.signals["tokens"])
+
+
+def test_sequential_selection_stops_where_it_is_satisfied(backbone):
+    config = LatentTrajectoryConfig(segment=2, select="sequential", samples=4, temperature=1.0)
+    given = {"prompts": PROMPTS, "budget": Budget(tokens=12)}
+    nothing = LatentTrajectory(config, backbone).answer(**given, generator=streams(3))
+    assert [len(trace.samples) for trace in nothing] == [4, 4, 4]
+    anything = replace(config, threshold=-1e9)
+    first = LatentTrajectory(anything, backbone).answer(**given, generator=streams(3))
+    assert all(trace.text == trace.samples[-1] for trace in first)
+    assert sum(trace.cost.decoded_tokens for trace in first) < sum(trace.cost.decoded_tokens for trace in nothing)
+    assert [trace.samples[0] for trace in first] == [trace.samples[0] for trace in nothing]
+
+
+def test_early_selection_goes_on_with_the_one_it_chose(backbone):
+    early = LatentTrajectoryConfig(segment=2, select="early", samples=3, early=2, temperature=1.0)
+    whole = replace(early, select="best")
+    given = {"prompts": PROMPTS, "budget": Budget(tokens=16)}
+    traces = LatentTrajectory(early, backbone).answer(**given, generator=streams(3))
+    begun = LatentTrajectory(whole, backbone).answer(
+        PROMPTS, budget=Budget(tokens=7), generator=streams(3)
+    )  # what is read of seven tokens is six: three segments
+    for trace, start in zip(traces, begun, strict=True):
+        assert trace.text.startswith(start.text)
+        assert start.cost.decoded_tokens <= trace.cost.decoded_tokens <= start.cost.decoded_tokens + 9
+    assert any(len(trace.text.split()) > 7 for trace in traces)
+    one = LatentTrajectory(replace(early, samples=1, temperature=0.01), backbone)
+    plain = LatentTrajectory(replace(early, samples=1, temperature=0.01, select="best"), backbone)
+    assert [t.text for t in one.answer(**given, generator=streams(3))] == [
+        t.text for t in plain.answer(**given, generator=streams(3))
+    ]
+
+
+def drawn(good, correct, tokens=None, voted=None):
+    good, correct = torch.tensor(good), torch.tensor(correct)
+    tokens = torch.ones_like(correct, dtype=torch.int64) if tokens is None else torch.tensor(tokens)
+    voted = correct.double().mean(1) > 0.5 if voted is None else torch.tensor(voted)
+    return Drawn(good, correct, tokens, voted)
+
+
+def test_what_selection_gives_is_counted():
+    some = drawn(
+        [[0.1, 0.9, 0.2], [0.1, 0.2, 0.3]],
+        [[False, True, False], [True, True, False]],
+        [[5, 7, 9], [1, 2, 3]],
+        [False, True],
+    )
+    outcome = sequential(some, 0.5)
+    assert (outcome.accuracy, outcome.tokens, outcome.samples) == (1.0, (12 + 6) / 2, 2.5)
+    assert sequential(some, 0.0).accuracy == 0.5
+    assert sequential(some, 1.0).tokens == (21 + 6) / 2
+    nothing = drawn([[float("nan"), 0.9]], [[False, True]])
+    assert sequential(nothing, 0.5).samples == 2
+    with pytest.raises(ShapeError, match="questions samples"):
+        drawn([[0.1, 0.2]], [[True]])
+
+
+def test_a_threshold_is_found_where_right_and_wrong_part():
+    random = torch.Generator().manual_seed(0)
+    correct = torch.rand(200, 5, generator=random) < 0.5
+    good = torch.randn(200, 5, generator=random) + 4 * correct
+    some = Drawn(good, correct, torch.ones(200, 5, dtype=torch.int64), correct.sum(1) > 2)
+    threshold = calibrate(some)
+    assert 0.5 < threshold < 3
+    assert sequential(some, threshold).accuracy > 0.9
+    few = drawn([[1.0, 2.0, 3.0]], [[True, False, True]])
+    assert calibrate(few) == 2.0
+
+
+def test_areas_are_scikit_learns_and_groups_take_away_what_they_explain():
+    random = torch.Generator().manual_seed(1)
+    groups = torch.randint(4, (400,), generator=random)
+    correct = torch.rand(400, generator=random) < (groups + 1) / 6
+    good = groups + 0.1 * torch.randn(400, generator=random)
+    assert area(good, correct) == pytest.approx(roc_auc_score(correct, good), abs=1e-6)
+    assert area(good, correct) > 0.65
+    assert abs(area_within(good, correct, groups) - 0.5) < 0.08
+    better = good + correct
+    assert area_within(better, correct, groups) > 0.95
+    assert math.isnan(area(good, torch.ones(400, dtype=torch.bool)))
+    missing = good.clone()
+    missing[:50] = torch.nan
+    assert area(missing, correct) == pytest.approx(roc_auc_score(correct[50:], good[50:]), abs=1e-6)
+    low, high = interval(lambda some: float(good[some].mean()), 400, generator=random)
+    assert low < float(good.mean()) < high
+    assert high - low < 0.4
+
+
+# Searches -------------------------------------------------------------------------------------------------------------
+
+
+def test_searches_are_right_and_graded():
+    problems = countdown(40, seed=0)
+    ended = 0
+    for index, problem in enumerate(problems.items):
+        numbers = list(map(int, problem.question.partition(":")[2].rstrip(" >").split()))
+        search = search_of(numbers, int(problem.answer), tries=9, random=torch.Generator().manual_seed(index))
+        assert all(eval(step.replace("=", "==")) for step in _steps(search))
+        if search.endswith("yes"):
+            ended += 1
+            assert problems.correct(problem, solution(search))
+            assert (
+                not problems.correct(problems.items[index - 1], solution(search))
+                or problem == problems.items[index - 1]
+            )
+    assert ended > 30
+    wrong = replace(problems.items[0], question="12 : 3 4 5 >", answer="12")
+    for given, right in {
+        "(3 + 4) + 5": True, "5 + (3 + 4)": True, "(3 * 4) * 5": False, "(3 + 4) + 4": False, "3 * 4": False,
+        "": False, "3 + (4 + 5) + 0": False,
+    }.items():  # fmt: skip
+        assert problems.correct(wrong, given) is right, given
+    assert solution("3 + 8 = 11 , 11 + 5 = 16 no ; none") == ""
+    assert solution("3 + 8 = 11 , 11 + 5 = 16 yes") == "(3 + 8) + 5"
+
+
+def _steps(search):
+    return [" ".join(part.split()[:5]) for half in search.split(" ; ") for part in half.split(" , ") if "=" in part]
+
+
+def test_batches_are_functions_of_seed_and_step_and_count_the_search_alone():
+    source = SearchTexts(50, 4, 3)
+    one, again, other = (source.batch(step, seed=1, device=torch.device("cpu")) for step in (0, 0, 1))
+    assert all(torch.equal(one[name], again[name]) for name in one)
+    assert one["input_ids"].shape != other["input_ids"].shape or not torch.equal(one["input_ids"], other["input_ids"])
+    counted = one["labels"] >= 0
+    assert torch.equal(one["labels"][counted], one["input_ids"][counted])
+    assert not counted[:, :6].any()
+    assert (one["labels"] == 2).sum() == 4
+
+
+@pytest.mark.parametrize("arm", module.ARMS)
+def test_arms_measure_what_they_say(arm, tmp_path_factory):
+    folder = tmp_path_factory.getbasetemp() / "trajectory"
+    context = ArmContext(
+        folder=folder / arm, shared=folder / "shared", method="reason/latent-trajectory", seed=0, label=arm
+    )
+    config = replace(
+        module.PRESETS["smoke"], count=6, tokens=40, resamples=10, countdown=CountdownModel(steps=2, rows=4)
+    )
+    try:
+        result = module.run_arm(arm, config, context)
+    finally:
+        context.close()
+    assert set(result.measures) <= set(module.MEASURES)
+    if arm == "vote":
+        assert result.measures["tokens"] == 1
+    if arm == "shuffled":
+        assert set(result.measures) >= {"area", "lengthening"}
