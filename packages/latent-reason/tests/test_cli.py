@@ -44,8 +44,8 @@ def test_methods_stand_side_by_side_and_everything_is_saved(model, prompts, tmp_
     lines = [json.loads(line) for line in (out / "plain.jsonl").read_text().splitlines()]
     right = sum(line["answer"] == question["answer"] for line, question in zip(lines, QUESTIONS, strict=True))
     assert rows["plain"][1] == pytest.approx(right / 6)
-    assert rows["plain"][3] == 4
-    assert rows["self-consistency"][5] > 4 * rows["plain"][5]
+    assert rows["plain"][4] == 4
+    assert rows["self-consistency"][6] > 4 * rows["plain"][6]
     assert (out / "report.html").is_file()
     again = run(*words, "--out", out)  # with another batch size: nothing is left to do
     assert again.stdout == done.stdout

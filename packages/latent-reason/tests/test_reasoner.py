@@ -56,6 +56,16 @@ def test_greedy_answers_are_those_of_generate(backbone):
     assert [trace.cost.prefill_tokens for trace in traces] == [4, 9, 1]
 
 
+def test_texts_that_the_budget_ended_say_so(backbone):
+    for name, way in ways(backbone):
+        traces = way.answer(PROMPTS * 4, budget=Budget(tokens=3), generator=streams(range(12)))
+        assert any(trace.cut for trace in traces), name
+        for trace in traces:  # a text that ended by itself is not one that was cut
+            assert not trace.cut or trace.cost.decoded_tokens >= 3
+    ended = Written(WrittenConfig(), backbone).answer(PROMPTS, budget=Budget(tokens=100))
+    assert [trace.cut for trace in ended] == [trace.cost.decoded_tokens == 100 for trace in ended]
+
+
 def test_samples_are_paid_for_and_the_prompt_once(backbone):
     config = WrittenConfig(temperature=1.0, samples=3, choose="likelihood")
     (trace,) = Written(config, backbone).answer(["1 + 2 ="], budget=SHORT, generator=streams([1]))
@@ -132,13 +142,14 @@ def test_a_chat_template_is_used_where_there_is_one(backbone):
 def test_traces_are_read_back():
     trace = Trace(
         prompt="é?", text="so 2", answer="2", cost=Cost(prefill_tokens=3, seconds=0.5),
-        signals={"entropy": (0.5, 1.0)}, samples=("so 2", "3"),
+        signals={"entropy": (0.5, 1.0)}, samples=("so 2", "3"), cut=True,
     )  # fmt: skip
     again = Trace.from_json(trace.to_json())
     assert (again.prompt, again.text, again.answer, again.cost, again.samples) == (
         trace.prompt, trace.text, trace.answer, trace.cost, trace.samples,
     )  # fmt: skip
     assert dict(again.signals) == {"entropy": (0.5, 1.0)}
+    assert again.cut
     assert (trace.cost + Cost(prefill_tokens=1, checks=2)).inputs == 4
     with pytest.raises(FormatError, match="no trace"):
         Trace.from_json({"prompt": "?"})

@@ -28,7 +28,7 @@ from latent.reason.trace import Budget, Trace
 
 __all__ = ["Compared", "compare", "make", "methods"]
 
-COLUMNS = ("method", "correct", "interval", "read", "silent", "written", "checks", "seconds")
+COLUMNS = ("method", "correct", "interval", "cut off", "read", "silent", "written", "checks", "seconds")
 
 
 @dataclass(frozen=True)
@@ -206,6 +206,7 @@ def _table(problems: Problems, traces: dict[str, list[Trace]]) -> Table:
                 name,
                 right / sum(graded) if any(graded) else None,
                 f"{low:.2f} to {high:.2f}" if any(graded) else None,
+                fmean(trace.cut for trace in each),
                 fmean(cost.prefill_tokens for cost in costs),
                 fmean(cost.latent_steps for cost in costs),
                 fmean(cost.decoded_tokens for cost in costs),
@@ -217,9 +218,10 @@ def _table(problems: Problems, traces: dict[str, list[Trace]]) -> Table:
         title="Accuracy and cost",
         columns=COLUMNS,
         rows=rows,
-        note="correct: share of the prompts that have an answer, with its 95 % interval (Wilson). All else are means "
-        "for each prompt: tokens that were read, silent steps, tokens that were written, rewards that were asked for, "
-        "and the share of the wall time of its batch.",
+        note="correct: share of the prompts that have an answer, with its 95 % interval (Wilson). cut off: share of "
+        "texts that ended because the budget did (see --tokens). All else are means for each prompt: tokens that were "
+        "read, silent steps, tokens that were written, rewards that were asked for, and the share of the wall time of "
+        "its batch.",
     )
 
 

@@ -84,6 +84,10 @@ class Reasoner(Procedure, Reasons):
         """Tokens that end a text, of the tokenizer and of the model."""
         return [int(token) for token in self.backbone.ends]
 
+    def is_cut(self, ids: Sequence[int], budget: Budget) -> bool:
+        """Return whether the tokens of a text end because the budget did."""
+        return len(ids) >= budget.tokens and ids[-1] not in self.ends
+
     def trace(self, prompt: str, text: str, cost: Cost, **others: Any) -> Trace:
         """Return the trace of a text, with its answer read."""
         return Trace(prompt=prompt, text=text, answer=self.extract(text), cost=cost, **others)

@@ -89,6 +89,7 @@ class Trace:
         signals: Numbers by name, one for each step, sample or layer, as the method says; NaN where there is none.
         samples: All texts that `text` was chosen from, when there were several.
         states: Vectors that the model was fed in silent steps, floating `(steps, hidden)`, when they were asked for.
+        cut: Whether `text` ends because the budget did: its answer may be a number on the way.
     """
 
     prompt: str
@@ -98,6 +99,7 @@ class Trace:
     signals: Mapping[str, Sequence[float]] = field(default_factory=dict)
     samples: tuple[str, ...] = ()
     states: Tensor | None = None
+    cut: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return everything but the states as plain values."""
@@ -111,6 +113,7 @@ class Trace:
                 for name, values in self.signals.items()
             },
             "samples": list(self.samples),
+            "cut": self.cut,
         }
 
     @classmethod
@@ -131,6 +134,7 @@ class Trace:
                     for name, values in value["signals"].items()
                 },
                 samples=tuple(map(str, value["samples"])),
+                cut=bool(value["cut"]),
             )
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise FormatError(

@@ -74,7 +74,8 @@ class Written(Reasoner):
         cost = sum(written.costs[mine], Cost.of(memory.ledger)[row])
         signals = {"log_probability": tuple(likelihoods), **({"votes": votes} if votes else {})}
         samples = tuple(texts) if copies > 1 else ()
-        return self.trace(prompt, texts[chosen], cost, signals=signals, samples=samples)
+        cut = written.cut[mine][chosen]
+        return self.trace(prompt, texts[chosen], cost, signals=signals, samples=samples, cut=cut)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,25 +127,33 @@ class RandomSearch(Reasoner):
         costs = Cost.of(start.ledger)
         texts: list[list[str]] = [[] for _ in prompts]
         rewards: list[list[float]] = [[] for _ in prompts]
+        cut: list[list[bool]] = [[] for _ in prompts]
         left = list(range(len(prompts)))
         for _ in range(budget.samples or self.config.samples):
             mine = None if generators is None else [generators[row] for row in left]
             written = _samples(self, start.select(left), budget, mine, 1)
             said = rated(self.reward, [prompts[row] for row in left], written.texts)
             judged = self.reward.costs if isinstance(self.reward, SelfReward) else [Cost()] * len(left)
-            for row, text, reward, cost, extra in zip(left, written.texts, said, written.costs, judged, strict=True):
-                texts[row].append(text)
-                rewards[row].append(reward)
-                costs[row] += cost + extra + Cost(checks=1)
+            for place, row in enumerate(left):
+                texts[row].append(written.texts[place])
+                rewards[row].append(said[place])
+                cut[row].append(written.cut[place])
+                costs[row] += written.costs[place] + judged[place] + Cost(checks=1)
             left = [row for row in left if rewards[row][-1] <= self.config.threshold]
             if not left:
                 break
         best = [max(range(len(each)), key=each.__getitem__) for each in rewards]
         return [
-            self.trace(prompt, texts[row][best[row]], costs[row], signals={"reward": tuple(rewards[row])},
-                       samples=tuple(texts[row]))
+            self.trace(
+                prompt,
+                texts[row][best[row]],
+                costs[row],
+                signals={"reward": tuple(rewards[row])},
+                samples=tuple(texts[row]),
+                cut=cut[row][best[row]],
+            )
             for row, prompt in enumerate(prompts)
-        ]  # fmt: skip
+        ]
 
 
 @dataclass(frozen=True)
@@ -152,6 +161,7 @@ class _Texts:
     texts: list[str]
     likelihoods: list[float]
     costs: list[Cost]
+    cut: list[bool]
 
 
 def _samples(
@@ -171,7 +181,8 @@ def _samples(
         generator=rows,
         stop=reasoner.ends,
     )
-    return _Texts(texts_of(reasoner.backbone, done), _means(done), Cost.of(done.ledger))
+    cut = [reasoner.is_cut(ids, budget) for ids in done.sequences]
+    return _Texts(texts_of(reasoner.backbone, done), _means(done), Cost.of(done.ledger), cut)
 
 
 def _means(done: Rollout) -> list[float]:

@@ -471,8 +471,14 @@ class Coconut(Reasoner):
         thoughts = memory.vectors[:, begin:] if self.keep_states and memory.vectors is not None else None
         memory = prefill(model, after, memory=memory) if end else memory
         rollout = decode(model, memory, max_new_tokens=budget.tokens, stop=self.ends)
-        costs = Cost.of(rollout.memory.ledger)
+        costs, texts = Cost.of(rollout.memory.ledger), texts_of(backbone, rollout)
         return [
-            self.trace(prompt, text, cost, states=None if thoughts is None else thoughts[row])
-            for row, (prompt, text, cost) in enumerate(zip(prompts, texts_of(backbone, rollout), costs, strict=True))
+            self.trace(
+                prompt,
+                texts[row],
+                costs[row],
+                states=None if thoughts is None else thoughts[row],
+                cut=self.is_cut(rollout.sequences[row], budget),
+            )
+            for row, prompt in enumerate(prompts)
         ]

@@ -185,10 +185,14 @@ class IntentionCollapse(Reasoner):
         if self.probe is not None:
             signals["score"] = self.probe(intention.features)
         rollout = decode(self.backbone.model, memory, max_new_tokens=budget.tokens, stop=self.ends)
-        costs = Cost.of(rollout.memory.ledger)
+        costs, texts = Cost.of(rollout.memory.ledger), texts_of(self.backbone, rollout)
         return [
-            self.trace(prompt, text, cost, signals={name: (float(values[row]),) for name, values in signals.items()})
-            for row, (prompt, text, cost) in enumerate(
-                zip(prompts, texts_of(self.backbone, rollout), costs, strict=True)
+            self.trace(
+                prompt,
+                texts[row],
+                costs[row],
+                signals={name: (float(values[row]),) for name, values in signals.items()},
+                cut=self.is_cut(rollout.sequences[row], budget),
             )
+            for row, prompt in enumerate(prompts)
         ]

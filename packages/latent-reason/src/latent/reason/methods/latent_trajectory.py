@@ -145,7 +145,8 @@ class LatentTrajectory(Reasoner):
             best = max(mine, key=lambda each: (not good[each].isnan(), float(good[each].nan_to_num()),
                                                float(found.log_probs[each])))  # fmt: skip
             cost = sum((found.costs[each] for each in mine), Cost.of(memory.ledger)[row])
-            traces.append(self._trace(prompt, found, mine, found.texts[best], cost))
+            cut = self.is_cut(found.rollout.sequences[best], budget)
+            traces.append(self._trace(prompt, found, mine, found.texts[best], cost, cut=cut))
         return traces
 
     def _sequential(
@@ -153,7 +154,7 @@ class LatentTrajectory(Reasoner):
     ) -> list[Trace]:
         costs = Cost.of(memory.ledger)
         known: list[list[tuple[Sampled, int]]] = [[] for _ in prompts]
-        accepted: dict[int, str] = {}
+        accepted: dict[int, int] = {}
         left = list(range(len(prompts)))
         for _ in range(copies):
             rows = None if generators is None else [generators[row] for row in left]
@@ -163,17 +164,19 @@ class LatentTrajectory(Reasoner):
                 known[row].append((found, place))
                 costs[row] += found.costs[place]
                 if self.config.threshold is not None and float(good[place]) > self.config.threshold:
-                    accepted[row] = found.texts[place]
+                    accepted[row] = len(known[row]) - 1
             left = [row for row in left if row not in accepted]
             if not left:
                 break
         traces = []
         for row, prompt in enumerate(prompts):
             texts = [found.texts[place] for found, place in known[row]]
-            text = accepted[row] if row in accepted else texts[vote([self.extract(each) for each in texts])[0]]
-            signals = [self._numbers(found, [place]) for found, place in known[row]]
+            chosen = accepted[row] if row in accepted else vote([self.extract(each) for each in texts])[0]
+            found, place = known[row][chosen]
+            cut = self.is_cut(found.rollout.sequences[place], budget)
+            signals = [self._numbers(*each) for each in known[row]]
             joined = {name: tuple(value for each in signals for value in each[name]) for name in signals[0]}
-            traces.append(self.trace(prompt, text, costs[row], signals=joined, samples=tuple(texts)))
+            traces.append(self.trace(prompt, texts[chosen], costs[row], signals=joined, samples=tuple(texts), cut=cut))
         return traces
 
     def _early(
@@ -201,7 +204,13 @@ class LatentTrajectory(Reasoner):
                 costs[row] += cost
         texts = [str(self.backbone.tokenizer.decode(ids, skip_special_tokens=True)) for ids in written]
         return [
-            self.trace(prompt, texts[row], costs[row], signals={self.config.signal: tuple(good[row].tolist())})
+            self.trace(
+                prompt,
+                texts[row],
+                costs[row],
+                signals={self.config.signal: tuple(good[row].tolist())},
+                cut=self.is_cut(written[row], budget),
+            )
             for row, prompt in enumerate(prompts)
         ]
 
@@ -215,14 +224,14 @@ class LatentTrajectory(Reasoner):
             stop=self.backbone.ends.tolist(),
         )
 
-    def _numbers(self, found: Sampled, rows: list[int]) -> dict[str, tuple[float, ...]]:
+    def _numbers(self, found: Sampled, *rows: int) -> dict[str, tuple[float, ...]]:
         values = {name: found.signals.mean(name) for name in SIGNALS}
         values |= {"log_probability": found.log_probs, "tokens": found.lengths.float()}
-        return {name: tuple(value[rows].tolist()) for name, value in values.items()}
+        return {name: tuple(value[list(rows)].tolist()) for name, value in values.items()}
 
     def _trace(self, prompt: str, found: Sampled, rows: list[int], text: str, cost: Cost, **others: Any) -> Trace:
         samples = tuple(found.texts[row] for row in rows)
-        return self.trace(prompt, text, cost, signals=self._numbers(found, rows), samples=samples, **others)
+        return self.trace(prompt, text, cost, signals=self._numbers(found, *rows), samples=samples, **others)
 
 
 def _each(generators: list[torch.Generator] | None, copies: int) -> list[torch.Generator] | None:

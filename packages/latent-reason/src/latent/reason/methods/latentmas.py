@@ -182,7 +182,7 @@ class LatentMAS(Reasoner):
         messages = [role.message(prompt, others=work.memory is not None) for prompt in prompts]
         rollout = self._written(self._heard(messages, work.memory), budget, generators)
         ledgers = [*work.ledgers, rollout.memory.ledger]
-        return self._traces(prompts, texts_of(self.backbone, rollout), ledgers, work.rollouts)
+        return self._traces(prompts, rollout, budget, ledgers, work.rollouts)
 
     def _heard(self, messages: list[str], memory: Memory | None, *, begin: str = "") -> Memory:
         """Return the memory after an agent has read its message; its ledger begins with this turn."""
@@ -221,7 +221,6 @@ class LatentMAS(Reasoner):
         """Let each agent write a text, which is part of the next ones' messages."""
         written: list[dict[str, str]] = [{} for _ in prompts]
         ledgers: list[Ledger] = []
-        texts: list[str] = []
         for role in self.roles:
             messages = [
                 role.message(prompt, others=bool(own), written=own)
@@ -229,11 +228,10 @@ class LatentMAS(Reasoner):
             ]
             begin = "" if role is self.roles[-1] else self.config.begin
             rollout = self._written(self._heard(messages, None, begin=begin), budget, generators)
-            texts = texts_of(self.backbone, rollout)
-            for own, text in zip(written, texts, strict=True):
+            for own, text in zip(written, texts_of(self.backbone, rollout), strict=True):
                 own[role.name] = text
             ledgers.append(rollout.memory.ledger)
-        return self._traces(prompts, texts, ledgers, [])
+        return self._traces(prompts, rollout, budget, ledgers, [])
 
     def _written(self, memory: Memory, budget: Budget, generators: list[torch.Generator] | None) -> Rollout:
         sampling = Sampling(temperature=self.config.temperature, top_p=self.config.top_p)
@@ -247,18 +245,24 @@ class LatentMAS(Reasoner):
         )
 
     def _traces(
-        self, prompts: list[str], texts: list[str], ledgers: Sequence[Ledger], rollouts: Sequence[Rollout]
+        self,
+        prompts: list[str],
+        last: Rollout,
+        budget: Budget,
+        ledgers: Sequence[Ledger],
+        rollouts: Sequence[Rollout],
     ) -> list[Trace]:
-        """Return traces; their signals are what each agent took."""
+        """Return traces of what the last agent wrote; their signals are what each agent took."""
         turns = [Cost.of(ledger) for ledger in ledgers]  # of each agent, of each row
         made: list[Tensor | None] = [None] * len(prompts)
         if self.keep_states:
             vectors = [each.vectors for each in rollouts if each.vectors is not None]
             made = list(torch.cat(vectors, 1)) if vectors else made
         traces = []
-        for row, (prompt, text) in enumerate(zip(prompts, texts, strict=True)):
+        for row, (prompt, text) in enumerate(zip(prompts, texts_of(self.backbone, last), strict=True)):
             own = [turn[row] for turn in turns]
-            traces.append(self.trace(prompt, text, reduce(add, own), signals=_by_agent(own), states=made[row]))
+            cut = self.is_cut(last.sequences[row], budget)
+            traces.append(self.trace(prompt, text, reduce(add, own), signals=_by_agent(own), states=made[row], cut=cut))
         return traces
 
 

@@ -130,6 +130,7 @@ class _Seeking:
         known: Answer and reward of each beginning that was tried.
         texts: Answer of each round, that of the greedy round first.
         rewards: Their rewards.
+        cut: Answers that end because the budget did.
         cost: What was spent.
     """
 
@@ -140,6 +141,7 @@ class _Seeking:
     known: dict[tuple[int, ...], tuple[str, float]] = field(default_factory=dict)
     texts: list[str] = field(default_factory=list)
     rewards: list[float] = field(default_factory=list)
+    cut: set[str] = field(default_factory=set)
 
     def note(self, text: str, reward: float) -> None:
         """Note what the beginning of this round led to."""
@@ -196,7 +198,7 @@ class LatentSeek(Reasoner):
             )
         memory = self.read([rendered(self.backbone, {"role": "user", "content": prompt}) for prompt in prompts])
         greedy = decode(self.backbone.model, memory, max_new_tokens=budget.tokens, stop=self.ends)
-        runs = self._begin(prompts, greedy)
+        runs = self._begin(prompts, greedy, budget)
         start = _start(self.backbone, greedy, [run.length for run in runs], generators)
         search = self.search(start)
         for update in range(1, updates + 1):
@@ -212,13 +214,13 @@ class LatentSeek(Reasoner):
         seconds = (time.perf_counter() - begin) / len(runs)
         return [self._trace(run, seconds) for run in runs]
 
-    def _begin(self, prompts: list[str], greedy: Rollout) -> list[_Seeking]:
+    def _begin(self, prompts: list[str], greedy: Rollout, budget: Budget) -> list[_Seeking]:
         """Return the searches with their greedy answers."""
         config, runs = self.config, []
         for prompt, ids, cost in zip(prompts, greedy.sequences, Cost.of(greedy.memory.ledger), strict=True):
             length = min(int(config.rho * len(ids) + 1e-9), config.latents)  # 0.3 * 10 is 2.9999...
             runs.append(_Seeking(prompt, length, tuple(ids[:length]), cost))
-        self._rate(runs, [self._text(ids) for ids in greedy.sequences])
+        self._rate(runs, greedy.sequences, budget)
         return runs
 
     def _propose(self, update: int, active: list[int], runs: list[_Seeking], search: PrefixSearch) -> None:
@@ -251,7 +253,7 @@ class LatentSeek(Reasoner):
                 left = budget.tokens - len(answers[row])
                 answers[row] = [*answers[row], *ids[:left]]
                 runs[row].cost += replace(cost, decoded_tokens=min(cost.decoded_tokens, left))
-        self._rate([runs[row] for row in rows], [self._text(answers[row]) for row in rows])
+        self._rate([runs[row] for row in rows], [answers[row] for row in rows], budget)
 
     def _continue(self, memory: Memory, prefixes: list[list[int]], most: int) -> Rollout:
         """Go on greedily from prompts that were read once, and the beginnings."""
@@ -262,8 +264,12 @@ class LatentSeek(Reasoner):
         read = prefill(model, tokens, mask, memory=memory)
         return decode(model, read, max_new_tokens=most - int(lengths.min()), stop=self.ends)
 
-    def _rate(self, runs: list[_Seeking], texts: list[str]) -> None:
-        """Ask the reward about new answers."""
+    def _rate(self, runs: list[_Seeking], answers: Sequence[Sequence[int]], budget: Budget) -> None:
+        """Ask the reward about new answers, given as tokens."""
+        texts = [self._text(ids) for ids in answers]
+        for run, ids, text in zip(runs, answers, texts, strict=True):
+            if self.is_cut(ids, budget):
+                run.cut.add(text)
         rewards = rated(self.reward, [run.prompt for run in runs], texts)
         costs = self.reward.costs if isinstance(self.reward, SelfReward) else [Cost()] * len(runs)
         for run, text, reward, cost in zip(runs, texts, rewards, costs, strict=True):
@@ -276,7 +282,8 @@ class LatentSeek(Reasoner):
         signals = {"rewards": tuple(run.rewards), "updates": (float(len(run.rewards) - 1),), "best": (float(chosen),)}
         samples = tuple(dict.fromkeys(run.texts))
         cost = replace(run.cost, seconds=seconds)
-        return self.trace(run.prompt, run.texts[chosen], cost, signals=signals, samples=samples)
+        text = run.texts[chosen]
+        return self.trace(run.prompt, text, cost, signals=signals, samples=samples, cut=text in run.cut)
 
     def _cut(self, ids: Sequence[int]) -> tuple[int, ...]:
         """Return tokens up to the first one that ends an answer, that one included."""
