@@ -157,6 +157,8 @@ def test_a_prompt_that_is_too_long_is_named_before_anything_is_answered(backbone
     counting = Limited(DRAWN, backbone, room=100)
     with pytest.raises(ConfigError, match="Prompt 1 has 130 tokens"):
         answer_all("way", counting, ["1 =", "1 " * 130], tmp_path / "a.jsonl", SETTINGS)
+    with pytest.raises(ConfigError, match="Most words of prompt 0"):
+        answer_all("way", counting, ["What is that ?"], tmp_path / "a.jsonl", SETTINGS)
     assert counting.sizes == []
 
 

@@ -74,7 +74,7 @@ def answer_all(
         Interrupted: Somebody asked to stop; what is done is in the file.
     """
     shown = progress or SilentProgress()
-    _check_lengths(reasoner.backbone, prompts, settings.budget.tokens)
+    _check_prompts(reasoner.backbone, prompts, settings.budget.tokens)
     key = _key(name, reasoner, settings)
     with locked(path.parent / f".{path.stem}"):
         traces = _read(path, key, prompts)
@@ -117,15 +117,20 @@ def answer_all(
     return [traces[index] for index in range(len(prompts))]
 
 
-def _check_lengths(backbone: Backbone, prompts: Sequence[str], tokens: int) -> None:
-    """Raise a `ConfigError` for the first prompt that the model cannot answer; late in a long file it would be late."""
+def _check_prompts(backbone: Backbone, prompts: Sequence[str], tokens: int) -> None:
+    """Raise a `ConfigError` for the first prompt that the model cannot read; late in a long file it would be late."""
     limit = getattr(backbone.model.config, "max_position_embeddings", None)
-    counts = [len(ids) for ids in backbone.tokenizer(list(prompts))["input_ids"]]
-    for index, count in enumerate(counts):
-        if limit is not None and count + tokens > limit:
+    nothing = {backbone.tokenizer.unk_token_id, backbone.tokenizer.pad_token_id} - {backbone.tokenizer.eos_token_id}
+    for index, ids in enumerate(backbone.tokenizer(list(prompts))["input_ids"]):
+        if limit is not None and len(ids) + tokens > limit:
             raise ConfigError(
-                f"Prompt {index} has {count} tokens, {tokens} may be written, and the model has {limit} positions.",
+                f"Prompt {index} has {len(ids)} tokens, {tokens} may be written, and the model has {limit} positions.",
                 hint="Lower --tokens, leave the prompt out, or take another model.",
+            )
+        if 2 * sum(token in nothing for token in ids) > len(ids):
+            raise ConfigError(
+                f"Most words of prompt {index} are none to the tokenizer of {backbone.name}.",
+                hint="Ask it in its own language, such as the problems chains with the model chains.",
             )
 
 
