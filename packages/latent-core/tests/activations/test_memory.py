@@ -5,6 +5,7 @@ import torch
 import transformers
 
 from latent.core.activations.decode import decode, prefill, replay
+from latent.core.activations.decode.language import traits
 from latent.core.errors import LatentError, ShapeError
 from latent.core.run.seed import isolated
 
@@ -156,7 +157,7 @@ def kept_by_hand(model, prompts, words):
     cache = prompts.fork(1).cache
     places = torch.arange(10, 13).expand(3, -1)
     decoder = model.get_decoder()
-    out = decoder(words, attention_mask=mask, position_ids=places, past_key_values=cache, use_cache=True)
+    out = decoder(words, attention_mask=mask, position_ids=places, use_cache=True, **{traits(model).cache: cache})
     return out.last_hidden_state[:, -1]
 
 

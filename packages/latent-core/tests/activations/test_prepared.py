@@ -26,6 +26,7 @@ from latent.core.activations import (
     edit,
     prepare,
 )
+from latent.core.activations.decode.language import traits
 from latent.core.errors import ConfigError, LatentError, ShapeError, UnknownKey, UnknownName
 from latent.core.nn import SparseAutoencoder, SparseAutoencoderConfig
 from latent.core.run.seed import generator, isolated
@@ -405,12 +406,13 @@ def test_steps_with_a_static_cache_compile_once_and_count_places(name, llama, gp
         cache = StaticCache(config=model.config, max_cache_len=12)
         whole = nn.functional.pad(mask, (0, 6))
         place = mask.cumsum(1) - 1
-        made = [model(ids, attention_mask=whole, past_key_values=cache, position_ids=place.clamp(min=0)).logits[:, -1:]]
+        known = {traits(model).cache: cache}
+        made = [model(ids, attention_mask=whole, position_ids=place.clamp(min=0), **known).logits[:, -1:]]
         for index in range(steps):
             whole[:, 6 + index] = 1
             at = place[:, -1:] + index + 1
             token = made[-1].argmax(-1)
-            made.append(step(token, attention_mask=whole, past_key_values=cache, position_ids=at).logits)
+            made.append(step(token, attention_mask=whole, position_ids=at, **known).logits)
         return torch.cat(made, 1)
 
     with prepare(model, {SITE: op}, rows=3) as prepared:

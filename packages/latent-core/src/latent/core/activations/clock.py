@@ -10,7 +10,18 @@ from torch import Tensor
 
 from latent.core.errors import LatentError, ShapeError
 
-__all__ = ["Pass"]
+__all__ = ["CACHES", "Pass", "cache_of"]
+
+#: What transformers call the keys and values of earlier tokens: the second name until 5.23.
+CACHES = ("cache", "past_key_values")
+
+
+def cache_of(given: Mapping[str, Any]) -> Any:
+    """Return the keys and values of earlier tokens among the inputs of a pass; None when there are none."""
+    for name in CACHES:
+        if hasattr(given.get(name), "get_seq_length"):
+            return given[name]
+    return None
 
 
 @dataclass(frozen=True)
@@ -52,7 +63,7 @@ class Pass:
                 f"A forward pass was given no batch of tensors, but {', '.join(given) or 'nothing'}.",
                 hint="Pass tensors whose first axis is the batch.",
             )
-        cache = given.get("past_key_values")
+        cache = cache_of(given)
         return cls(
             index=index,
             rows=first.shape[0],

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from latent.core.activations.clock import Pass
+from latent.core.activations.clock import CACHES, Pass, cache_of
 from latent.core.activations.edit import Number, Op, Patch, Resample, Rows, Span, by_row, placed, refuse_moves
 from latent.core.activations.sites import Site
 from latent.core.activations.taps import Reordering
@@ -244,8 +244,8 @@ class prepare:
         return module.register_forward_hook(lambda module, args, output: self._at(site, output))
 
     def _begin(self, given: Mapping[str, Any]) -> None:
-        cache = given.get("past_key_values")
-        call = Pass.of(0, {key: value for key, value in given.items() if key != "past_key_values"})
+        cache = cache_of(given)
+        call = Pass.of(0, {key: value for key, value in given.items() if key not in CACHES})
         past = 0 if call.time is None or cache is None else cache.get_seq_length()
         self._local.running = _Running(call, _places(call, past) if self._counts else None, [])
         if self._by_row and hasattr(cache, "reorder_cache") and not torch.compiler.is_compiling():

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from latent.core.activations.clock import Pass
+from latent.core.activations.clock import Pass, cache_of
 from latent.core.activations.sites import Site
 from latent.core.errors import LatentError, UnknownName
 
@@ -117,7 +117,7 @@ class Taps(ABC):
         self._reached.clear()
         given = dict(zip(self._names, args, strict=False)) | kwargs if args else kwargs
         self._call = Pass.of(self._ended, given)
-        self._watch(given.get("past_key_values"))
+        self._watch(cache_of(given))
 
     def _end(self, model: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         if self._elsewhere():

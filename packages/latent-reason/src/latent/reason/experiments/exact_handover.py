@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from latent.core.activations.decode import NormMatched, decode, prefill
+from latent.core.activations.decode.language import traits
 from latent.core.run.seed import generator, isolated
 
 __all__ = ["ARCHITECTURES", "Messages", "exact", "naive"]
@@ -193,7 +194,8 @@ def _careless(model: Any, some: Messages, latent_steps: int) -> _Ends:
         cache, seen = DynamicCache(), mask
 
         def read(**inputs: Tensor) -> Any:
-            return model(**inputs, attention_mask=seen, past_key_values=cache, output_hidden_states=True)
+            known = {traits(model).cache: cache}
+            return model(**inputs, attention_mask=seen, **known, output_hidden_states=True)
 
         start = state = read(input_ids=ids).hidden_states[-1][:, -1]
         for _ in range(steps):

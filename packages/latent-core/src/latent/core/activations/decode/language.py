@@ -13,12 +13,13 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from latent.core.activations.clock import CACHES
 from latent.core.errors import LatentError, ShapeError
 
 __all__ = ["Reader", "Returned", "Traits", "embed", "embedding_norm", "embedding_scale", "readout", "tables", "traits"]
 
 _CAUSAL = "Load one with transformers.AutoModelForCausalLM."
-_NEEDED = ("input_ids", "inputs_embeds", "attention_mask", "past_key_values", "logits_to_keep")
+_NEEDED = ("input_ids", "inputs_embeds", "attention_mask", "logits_to_keep")
 _TABLE_OF_POSITIONS = re.compile(r"(^|[._])(wpe|embed_positions|position_embeddings?)$")
 _CHUNK = 8192
 
@@ -33,6 +34,7 @@ class Traits:
     Attributes:
         name: Its class.
         hidden: Width of an input vector and of a final state.
+        cache: How it calls the keys and values of earlier tokens.
         takes_positions: Whether positions are given to it; else it counts them from the mask (Bloom).
         distances: Whether it weighs the distance between columns instead of rotating or adding positions (ALiBi).
         window: Width of the narrowest sliding window; None when every layer sees everything.
@@ -42,6 +44,7 @@ class Traits:
 
     name: str
     hidden: int
+    cache: str
     takes_positions: bool
     distances: bool
     window: int | None
@@ -73,7 +76,8 @@ def _traits(model: nn.Module) -> Traits:
     if missing or getattr(inner.config, "is_encoder_decoder", False):
         raise LatentError(f"A {type(model).__name__} is no causal language model of transformers.", hint=_CAUSAL)
     names = inspect.signature(inner.forward).parameters
-    lacking = [name for name in _NEEDED if name not in names]
+    cache = next((name for name in CACHES if name in names), "")
+    lacking = [name for name in (*_NEEDED, cache or CACHES[0]) if name not in names]
     headless = inner.get_output_embeddings() is None
     if headless or lacking:
         what = "has no vocabulary head" if headless else f"does not take {', '.join(lacking)}"
@@ -88,6 +92,7 @@ def _traits(model: nn.Module) -> Traits:
     return Traits(
         name=type(inner).__name__,
         hidden=_width(inner.get_input_embeddings()),
+        cache=cache,
         takes_positions="position_ids" in names,
         distances="position_ids" not in names or bool(getattr(inner.config, "alibi", False)),
         window=_window(inner),
@@ -247,7 +252,7 @@ class Reader:
             **{"inputs_embeds" if given.is_floating_point() else "input_ids": given},
             **({"position_ids": positions} if self._traits.takes_positions else {}),
             attention_mask=mask,
-            past_key_values=cache,
+            **{self._traits.cache: cache},
             use_cache=cache is not None,
             logits_to_keep=keep,
         )
