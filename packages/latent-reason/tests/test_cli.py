@@ -60,6 +60,14 @@ def test_prompts_need_no_answers(model, tmp_path):
     assert Report.load(tmp_path / "out").tables[0].rows[0][1] is None
 
 
+def test_an_instruction_is_put_below_each_prompt(model, prompts, tmp_path):
+    words = (prompts, "--backbone", model, "--method", "random-search", "--tokens", 3, "--reward", "exact")
+    done = run(*words, "--out", tmp_path / "out", "--instruction", "a b =", "--limit", 2)
+    assert done.exit_code == 0
+    lines = [json.loads(line) for line in (tmp_path / "out" / "random-search.jsonl").read_text().splitlines()]
+    assert all(line["prompt"].endswith("+ 1 =\na b =") for line in lines)
+
+
 @pytest.mark.parametrize("method", methods())
 def test_every_method_answers_a_file(method, model, prompts, tmp_path):
     words = [prompts, "--backbone", model, "--method", method, "--tokens", 4, "--out", tmp_path / "out", "--limit", 3]

@@ -23,6 +23,7 @@ __all__ = ["reason"]
     "--backbone", required=True, help="Model: a folder, a Hub id, or chains or countdown, which are trained here."
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the answers; runs/reason-<PROMPTS> by default.")
+@click.option("--instruction", default="", help="Text that is put below each prompt, for every method.")
 @click.option("--tokens", default=256, show_default=True, type=click.IntRange(min=1), help="Most tokens of a text.")
 @click.option("--latent-steps", type=click.IntRange(min=0), help="Silent steps; as the method is set by default.")
 @click.option("--samples", type=click.IntRange(min=1), help="Texts or rounds; as the method is set by default.")

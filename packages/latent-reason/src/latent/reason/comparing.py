@@ -3,7 +3,7 @@
 import datetime
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -68,6 +68,7 @@ def compare(
     methods: Sequence[str],
     backbone: str,
     overrides: Sequence[str] = (),
+    instruction: str = "",
     tokens: int = 256,
     latent_steps: int | None = None,
     samples: int | None = None,
@@ -88,6 +89,7 @@ def compare(
         methods: Registry ids or names of baselines.
         backbone: Model.
         overrides: Words `key=value` for the settings of those methods that have them.
+        instruction: Is put below each prompt, for every method.
         tokens: Most tokens of a text.
         latent_steps: Silent steps; None for what each method is set to.
         samples: Texts or rounds; None for what each method is set to.
@@ -108,6 +110,9 @@ def compare(
     chosen = dict.fromkeys(methods)
     layers = _settings_of(chosen, parse_overrides(overrides))  # before a model is loaded
     problems = load_problems(prompts, count=limit, seed=seed, answers=False)
+    if instruction:
+        items = tuple(replace(each, question=f"{each.question}\n{instruction}") for each in problems.items)
+        problems = replace(problems, items=items)
     if reward == "exact" and not all(problem.answer for problem in problems.items):
         raise ConfigError(f"{prompts} has prompts without an answer.", hint="Use --reward self, or add answers.")
     given = load(backbone, device=choose_device(device), progress=progress)
@@ -126,7 +131,7 @@ def compare(
                 label, reasoner, [p.question for p in problems.items], paths[-1], mine, progress=progress, stop=stop
             )
     compared = Compared(problems, traces, paths, _table(problems, traces))
-    others = {"reward": reward, "limit": limit, "overrides": list(overrides)}
+    others = {"instruction": instruction, "reward": reward, "limit": limit, "overrides": list(overrides)}
     _report(compared, given, settings, others, command).save(folder)
     return compared
 
