@@ -4,10 +4,10 @@ A text is cut into segments of `segment` tokens, and the states of a segment are
 layer. With updates `v(n) = m(n) - m(n-1)` and the drift `u = m(N) - m(1)` (arXiv:2510.10494, net change as in its
 code),
 
-    net change = |u| / (N - 1),    cumulative change = sum |v(n)|,    aligned change = mean cos(v(n), u).
+    net change = norm(u) / (N - 1),    cumulative change = sum norm(v(n)),    aligned change = mean cos(v(n), u).
 
-Of all states only a few sums are kept: `mean cos(v(n), u)` is the product of `u / |u|` with the mean of
-`v(n) / |v(n)|`, so the unit updates are summed before the drift is known.
+Of all states only a few sums are kept: the mean cosine is the product of the drift's unit vector with the mean of the
+updates' unit vectors, so these are summed before the drift is known.
 """
 
 from collections.abc import Sequence
