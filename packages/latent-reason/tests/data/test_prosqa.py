@@ -4,6 +4,7 @@ import gzip
 import itertools
 import os
 from collections import Counter
+from pathlib import Path
 from statistics import fmean
 
 import pytest
@@ -11,7 +12,9 @@ import pytest
 from latent.core.errors import ConfigError, FormatError
 from latent.reason.data import prosqa
 
-needs_data = pytest.mark.skipif(not os.environ.get("LATENT_DATA"), reason="LATENT_DATA is not set")
+needs_data = pytest.mark.skipif(
+    not Path(os.environ.get("LATENT_DATA") or "nowhere", "prosqa").is_dir(), reason="LATENT_DATA has no prosqa"
+)
 
 
 def told_edges(question):
@@ -102,7 +105,7 @@ def test_published_questions_are_solved_by_their_steps():
     found = prosqa.load("test")
     for problem in found.items:
         assert found.correct(problem, found.extract(f"### {problem.answer}"))
-        assert found.extract(problem.steps[-1]) != ""
+        assert found.extract(problem.steps[-1]) == ""  # a fact about kinds is no answer about somebody
         edges, kinds, who = told_edges(problem.question)
         assert [kind in reached(edges, who) for kind in kinds].count(True) == 1
     assert found.extract("I do not know") == ""

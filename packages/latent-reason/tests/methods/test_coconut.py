@@ -3,6 +3,7 @@
 import copy
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -485,7 +486,9 @@ def test_a_model_that_is_given_is_trained_as_a_copy(tmp_path, small):
     context.close()
 
 
-@pytest.mark.skipif(not os.environ.get("LATENT_DATA"), reason="LATENT_DATA is not set")
+@pytest.mark.skipif(
+    not Path(os.environ.get("LATENT_DATA") or "nowhere", "prosqa").is_dir(), reason="LATENT_DATA has no prosqa"
+)
 def test_the_published_questions_are_answered(tmp_path):
     context = ArmContext(tmp_path / "arm", tmp_path / "shared", "reason/coconut", seed=10)
     config = replace(TINY, problems="prosqa", examples=8, tests=2, rows=2, most=6, tokens=4)

@@ -96,7 +96,7 @@ PRESETS: Mapping[str, Experiment] = {
     "smoke": Experiment(width=32, examples=500, tests=64, rows=16, written=20, updates=5, last=10),
     "cpu": Experiment(),
     "gpu": Experiment(
-        problems="prosqa", width=384, layers=12, spread=0.02, examples=20_000, tests=500, rows=128, written=470,
+        problems="prosqa", width=512, layers=12, spread=0.02, examples=20_000, tests=500, rows=128, written=470,
         updates=310, last=940, most=6, mixing=0.0, tokens=96, markers=True,
         training=CoconutTraining(learning_rate=5e-4, warmup=100),
     ),

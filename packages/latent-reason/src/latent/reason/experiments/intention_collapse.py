@@ -73,7 +73,9 @@ PRESETS: Mapping[str, Experiment] = {
         count=400, many=200, few=40, chains=ChainModel(steps=250), method=replace(_METHOD, resamples=100, shuffles=2)
     ),
     "cpu": Experiment(),
-    "gpu": Experiment(count=10_000, chains=ChainModel(width=256, layers=6, steps=3000, rows=256)),
+    "gpu": Experiment(
+        count=10_000, chains=ChainModel(width=640, layers=8, steps=3000, rows=256, learning_rate=5e-4)
+    ),
     "paper": Experiment(
         backbone="Qwen/Qwen2.5-7B-Instruct", problems="gsm8k", count=200, many=200, few=50, tokens=512,
         method=IntentionCollapseConfig(batch=16),

@@ -36,7 +36,7 @@ PRESETS: Mapping[str, Experiment] = {
     "gpu": Experiment(
         count=4000, batch=1000, tokens=64, sweep=(1, 2, 4, 6, 8, 10), compared=200,
         team=LatentMASConfig(latent_steps=4, temperature=0.0),
-        model=TwoViewsModel(width=512, layers=8, steps=6000, rows=256, learning_rate=1e-3, fewest=5, most=10),
+        model=TwoViewsModel(width=640, layers=8, steps=6000, rows=256, learning_rate=5e-4, fewest=5, most=10),
     ),
     "paper": Experiment(
         backbone="Qwen/Qwen3-4B", problems="gsm8k", count=1319, batch=20, tokens=2048, sweep=(10, 20, 40, 80),

@@ -67,7 +67,7 @@ PRESETS: Mapping[str, Experiment] = {
     "cpu": Experiment(),
     "gpu": Experiment(
         count=1000, batch=1000, method=replace(_METHOD, max_updates=50),
-        chains=ChainModel(width=256, layers=4, steps=3000, rows=256),
+        chains=ChainModel(width=640, layers=8, steps=3000, rows=256, learning_rate=5e-4),
     ),
     "paper": Experiment(
         backbone="Qwen/Qwen2.5-7B-Instruct", problems="gsm8k", count=1319, tokens=1024, batch=32, reward="self",
