@@ -1,5 +1,6 @@
 """What all ways to reason share: prompts and templates, generators by row, traces as JSON, ordinary baselines."""
 
+import copy
 from dataclasses import replace
 
 import pytest
@@ -64,6 +65,18 @@ def test_texts_that_the_budget_ended_say_so(backbone):
             assert not trace.cut or trace.cost.decoded_tokens >= 3
     ended = Written(WrittenConfig(), backbone).answer(PROMPTS, budget=Budget(tokens=100))
     assert [trace.cut for trace in ended] == [trace.cost.decoded_tokens == 100 for trace in ended]
+
+
+def test_texts_end_where_the_tokenizer_says_though_the_model_does_not(backbone):
+    plain = WrittenConfig()
+    words = Written(plain, backbone).answer(PROMPTS[:1], budget=SHORT)[0].text.split()
+    model, tokenizer = copy.deepcopy(backbone.model), copy.deepcopy(backbone.tokenizer)
+    model.generation_config.eos_token_id = model.config.eos_token_id = None
+    tokenizer.eos_token = words[2]
+    silent = replace(backbone, model=model, tokenizer=tokenizer)
+    (trace,) = Written(plain, silent).answer(PROMPTS[:1], budget=SHORT)
+    assert trace.cost.decoded_tokens == words.index(words[2]) + 1
+    assert not trace.cut
 
 
 def test_samples_are_paid_for_and_the_prompt_once(backbone):

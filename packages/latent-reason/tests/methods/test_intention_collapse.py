@@ -361,3 +361,17 @@ def test_every_arm_measures_what_its_claims_need(tmp_path, monkeypatch):
     assert found["first"]["recov"] == 0.5
     assert found["mixed"]["length_within"] == 0.5
     assert found["intention"]["entropy"] >= found["intention"]["top_entropy"]
+
+
+def test_rows_of_one_item_make_no_interval_narrower():
+    random = torch.Generator().manual_seed(4)
+    labels = torch.rand(150, generator=random) < 0.5
+    states = torch.randn(150, 4, generator=random) + labels.unsqueeze(1)
+    items = list(range(150))
+    widths = []
+    for copies in (1, 10):
+        found = recoverability(
+            states.repeat(copies, 1), labels.repeat(copies), items * copies, generator=torch.Generator().manual_seed(0)
+        )
+        widths.append(found.high - found.low)
+    assert widths[1] == pytest.approx(widths[0], rel=0.3)  # by rows it would be a third

@@ -16,6 +16,7 @@ from latent.core.language import Backbone
 from latent.core.language.training import small_llama, word_tokenizer
 from latent.core.run.context import ArmContext
 from latent.core.run.seed import isolated
+from latent.reason.data.countdown import WORDS as SEARCH_WORDS
 from latent.reason.data.countdown import CountdownModel, SearchTexts, countdown, search_of, solution
 from latent.reason.experiments import latent_trajectory as module
 from latent.reason.methods.latent_trajectory import LatentTrajectory, LatentTrajectoryConfig
@@ -187,6 +188,15 @@ def test_the_recorder_sees_what_was_written_and_nothing_else(any_backbone):
                 torch.testing.assert_close(mine[row], theirs, atol=1e-4, rtol=1e-4)
 
 
+def test_padding_of_what_is_read_in_between_does_not_count(backbone):
+    given = backbone.encode(PROMPTS)
+    memory = prefill(backbone.model, given["input_ids"], given["attention_mask"])
+    more = backbone.encode(["1", "2 + 3", "4 5"])
+    with torch.no_grad(), TrajectoryRecorder(backbone.model, 1) as recorder:
+        prefill(backbone.model, more["input_ids"], more["attention_mask"], memory=memory)
+    assert recorder.path.signals().segments.tolist() == [1, 3, 2]
+
+
 def test_generate_is_recorded_alike(any_backbone):
     given = any_backbone.encode(PROMPTS)
     model = any_backbone.model
@@ -344,6 +354,18 @@ def test_searches_are_right_and_graded():
 
 def _steps(search):
     return [" ".join(part.split()[:5]) for half in search.split(" ; ") for part in half.split(" , ") if "=" in part]
+
+
+def test_no_puzzle_to_test_with_is_trained_on_in_any_order():
+    def told(goal, *numbers):
+        return (int(goal), *sorted(map(int, numbers)))
+
+    unseen = {told(*each.question.replace(":", "").replace(">", "").split()) for each in countdown(100, seed=3).items}
+    source = SearchTexts(2000, 500, 2)
+    rows = [row for step in range(4) for row in source.batch(step, seed=3, device=torch.device("cpu"))["input_ids"]]
+    seen = {told(*(SEARCH_WORDS[int(row[place]) - 3] for place in (0, 2, 3, 4))) for row in rows}
+    assert len(seen) > 300
+    assert not seen & unseen
 
 
 def test_batches_are_functions_of_seed_and_step_and_count_the_search_alone():

@@ -280,6 +280,20 @@ def test_prompts_are_read_once_and_costs_are_what_was_done(backbone):
         assert trace.cost.checks == 3
 
 
+def test_a_row_pays_for_its_own_tokens_beside_longer_beginnings(any_backbone):
+    greedy = any_backbone.complete(PROMPTS, tokens=10, seed=0, temperature=0).written.tolist()
+    ends = {token: [row.index(token) if token in row else 10 for row in greedy] for row in greedy for token in row}
+    model = copy.deepcopy(any_backbone.model)
+    model.generation_config.eos_token_id = max(ends, key=lambda token: len(set(ends[token])))
+    other = replace(any_backbone, model=model)
+    solver = LatentSeek(replace(STRICT, search="resample", temperature=2.0), other, reward=constant())
+    together = solver.answer(PROMPTS, budget=BUDGET, generator=seeds(4))
+    assert len({len(trace.samples[0].split()) for trace in together}) > 1, "equal beginnings prove nothing"
+    for row, prompt in enumerate(PROMPTS):
+        (alone,) = solver.answer([prompt], budget=BUDGET, generator=[seeds(4)[row]])
+        assert alone.cost == together[row].cost
+
+
 def test_texts_keep_to_the_budget(backbone):
     for tokens in (1, 2, 5):
         traces = planned(backbone, [[[5, 6, 7]] * 4]).answer(PROMPTS, budget=Budget(tokens=tokens))
