@@ -172,6 +172,15 @@ class RunContext:
             **content,
         )
 
+    @property
+    def reservations(self) -> list[str]:
+        """Remarks on why this run gives no verdicts on the claims; none at the preset cpu with three seeds."""
+        if self.options.preset != "cpu":
+            return ["The claims are stated for the preset cpu; this run gives no verdict on them."]
+        if len(self.seeds) < 3:
+            return [f"A verdict on a claim needs three seeds and all controls: latent reproduce {self.method}."]
+        return []
+
     def _arm_folder(self, arm: str, seed: int) -> Path:
         return self.folder / "arms" / arm / f"seed-{seed}"
 

@@ -400,8 +400,4 @@ def _notes(context: "RunContext", results: "Results") -> list[str]:
     if {"coconut", "pause"} <= set(results):
         gain = fmean(a["accuracy"] - b["accuracy"] for a, b in zip(results["coconut"], results["pause"], strict=True))
         notes.insert(0, f"Latents are {gain:+.1%} better than pause tokens; no sign of that is claimed.")
-    if context.options.preset != "cpu":
-        notes.append("The claims are stated for the preset cpu; this run gives no verdict on them.")
-    elif len(context.seeds) < 3:
-        notes.append("A verdict on a claim needs three seeds and all controls: latent reproduce reason/coconut.")
-    return notes
+    return [*notes, *context.reservations]

@@ -453,10 +453,4 @@ def _notes(context: "RunContext") -> list[str]:
         "A probe that reads success is no proof that the model uses what is read.",
         f"Seeds {', '.join(map(str, context.seeds))}.",
     ]
-    if context.options.preset != "cpu":
-        notes.append("The claims are stated for the preset cpu; this run gives no verdict on them.")
-    elif len(context.seeds) < 3:
-        notes.append(
-            "A verdict on a claim needs three seeds and all controls: latent reproduce reason/intention-collapse."
-        )
-    return notes
+    return [*notes, *context.reservations]

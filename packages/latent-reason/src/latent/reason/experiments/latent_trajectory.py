@@ -410,7 +410,7 @@ def experiment(config: Experiment, context: "RunContext") -> Report:
         numbers={f"{arm} area": _mean(seeds, "area") for arm, seeds in results.items() if "area" in seeds[0]},
         tables=[_table(results)],
         figures=[_figure(results)] if any("area" in seeds[0] for seeds in results.values()) else [],
-        notes=_notes(context),
+        notes=[f"Seeds {', '.join(map(str, context.seeds))}.", *context.reservations],
     )
 
 
@@ -456,14 +456,3 @@ def _figure(results: "Results") -> Figure:
         emphasis=("trajectory",),
         reference=("chance", 0.5),
     )
-
-
-def _notes(context: "RunContext") -> list[str]:
-    notes = [f"Seeds {', '.join(map(str, context.seeds))}."]
-    if context.options.preset != "cpu":
-        notes.append("The claims are stated for the preset cpu; this run gives no verdict on them.")
-    elif len(context.seeds) < 3:
-        notes.append(
-            "A verdict on a claim needs three seeds and all controls: latent reproduce reason/latent-trajectory."
-        )
-    return notes

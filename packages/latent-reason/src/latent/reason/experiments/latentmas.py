@@ -319,8 +319,4 @@ def _notes(context: "RunContext") -> list[str]:
         "show that latent steps help a model to reason.",
         f"Seeds {', '.join(map(str, context.seeds))}.",
     ]
-    if context.options.preset != "cpu":
-        notes.append("The claims are stated for the preset cpu; this run gives no verdict on them.")
-    elif len(context.seeds) < 3:
-        notes.append("A verdict on a claim needs three seeds and all controls: latent reproduce reason/latentmas.")
-    return notes
+    return [*notes, *context.reservations]

@@ -330,8 +330,4 @@ def _notes(config: Experiment, context: "RunContext") -> list[str]:
     notes = [f"Seeds {', '.join(map(str, context.seeds))}."]
     if config.reward == "exact":
         notes.insert(0, "The verifier knows the answers: this bounds what a judge of their quality could give.")
-    if context.options.preset != "cpu":
-        notes.append("The claims are stated for the preset cpu; this run gives no verdict on them.")
-    elif len(context.seeds) < 3:
-        notes.append("A verdict on a claim needs three seeds and all controls: latent reproduce reason/latentseek.")
-    return notes
+    return [*notes, *context.reservations]

@@ -420,8 +420,4 @@ def _notes(context: "RunContext") -> list[str]:
         "not depend on that.",
         f"Seeds {', '.join(map(str, context.seeds))}.",
     ]
-    if context.options.preset != "cpu":
-        notes.append("The claims are stated for the preset cpu; this run gives no verdict on them.")
-    elif len(context.seeds) < 3:
-        notes.append("A verdict on a claim needs three seeds and all controls: latent reproduce steer/esr.")
-    return notes
+    return [*notes, *context.reservations]

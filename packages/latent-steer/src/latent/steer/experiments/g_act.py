@@ -505,8 +505,4 @@ def _notes(config: Experiment, context: "RunContext", results: "Results") -> lis
         f"Seeds {', '.join(map(str, context.seeds))}. The model is trained on the sources that are installed: other "
         "versions of Python and torch have others.",
     ]
-    if context.options.preset != "cpu":
-        notes.append("The claims are stated for the preset cpu; this run gives no verdict on them.")
-    elif len(context.seeds) < 3:
-        notes.append("A verdict on a claim needs three seeds and all controls: latent reproduce steer/g-act.")
-    return notes
+    return [*notes, *context.reservations]

@@ -347,11 +347,7 @@ def _notes(config: SteeringConfig, context: "RunContext") -> list[str]:
         f"Model {config.backbone}, contrast {config.contrast}, seeds {', '.join(map(str, context.seeds))}.",
         "Layer and strength of every arm are chosen on other texts than those that are reported.",
     ]
-    if context.options.preset != "cpu":
-        notes.append("The claims are stated for the preset cpu; this run gives no verdict on them.")
-    elif len(context.seeds) < 3:
-        notes.append(f"A verdict on a claim needs three seeds and all controls: latent reproduce {context.method}.")
-    return notes
+    return [*notes, *context.reservations]
 
 
 def _keep_texts(folder: Path, forth: list[str], back: list[str]) -> None:
