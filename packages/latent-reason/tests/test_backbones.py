@@ -1,5 +1,7 @@
 """Models are loaded by folder, or trained when they are first asked for."""
 
+import importlib
+
 import pytest
 
 from latent.core.errors import ConfigError
@@ -40,3 +42,11 @@ def test_a_model_is_trained_when_it_is_first_asked_for(tmp_path, monkeypatch):
 def test_a_folder_that_is_not_there_is_named():
     with pytest.raises(ConfigError, match="no folder"):
         backbones.load("./nothing")
+
+
+@pytest.mark.parametrize("name", ["latentmas", "latentseek", "intention_collapse", "latent_trajectory"])
+def test_a_small_model_is_not_asked_in_another_language(name):
+    module = importlib.import_module(f"latent.reason.experiments.{name}")
+    with pytest.raises(ConfigError, match="does not know the language of 'gsm8k'"):
+        module.Experiment(problems="gsm8k")
+    assert module.Experiment(problems="gsm8k", backbone="owner/name").problems == "gsm8k"

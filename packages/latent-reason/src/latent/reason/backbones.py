@@ -6,13 +6,14 @@ from pathlib import Path
 import torch
 
 from latent.core.data import cache_folder
+from latent.core.errors import ConfigError
 from latent.core.language import Backbone, load_backbone
 from latent.core.run.context import ArmContext
 from latent.core.run.progress import Progress, SilentProgress
 from latent.reason.data.chains import chains_backbone
 from latent.reason.data.countdown import countdown_backbone
 
-__all__ = ["TRAINED", "load"]
+__all__ = ["TRAINED", "check_language", "load"]
 
 TRAINED: Mapping[str, Callable[[ArmContext], Backbone]] = {
     "chains": chains_backbone,
@@ -45,3 +46,11 @@ def load(name: str | Path, *, device: torch.device | str = "cpu", progress: Prog
         return TRAINED[str(name)](context)
     finally:
         context.close()
+
+
+def check_language(backbone: str, problems: str) -> None:
+    """Raise a `ConfigError` when an experiment's own small model would be asked problems of another language."""
+    if problems and not backbone:
+        raise ConfigError(
+            f"The small model does not know the language of {problems!r}.", hint="Add backbone=FOLDER-OR-HUB-ID."
+        )

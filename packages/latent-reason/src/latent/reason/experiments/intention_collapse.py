@@ -21,7 +21,7 @@ from latent.core.report.report import Report, Table
 from latent.core.run.context import ArmContext
 from latent.core.run.experiment import Arm, ArmResult
 from latent.core.run.seed import generator
-from latent.reason.backbones import load
+from latent.reason.backbones import check_language, load
 from latent.reason.data.chains import ChainModel, Way, all_steps, chains, chains_backbone
 from latent.reason.data.problem import Problem, Problems
 from latent.reason.intention import Intention, dimension_curve
@@ -56,10 +56,7 @@ class Experiment:
         """Refuse what cannot be measured."""
         if min(self.count, self.operators, self.tokens, self.draws, *self.lengths) < 1:
             raise ConfigError("count, operators, tokens, draws and lengths must be at least 1.")
-        if self.problems and not self.backbone:
-            raise ConfigError(
-                f"The small model knows no words of {self.problems}.", hint="Add backbone=FOLDER-OR-HUB-ID."
-            )
+        check_language(self.backbone, self.problems)
         if not 2 <= self.few < self.many <= self.count or not 0 <= self.share <= 1:
             raise ConfigError(
                 f"few={self.few}, many={self.many}, count={self.count} do not rise, or share={self.share} is no share.",

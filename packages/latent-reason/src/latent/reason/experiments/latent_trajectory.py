@@ -25,7 +25,7 @@ from latent.core.report.report import Report, Table
 from latent.core.run.context import ArmContext
 from latent.core.run.experiment import Arm, ArmResult
 from latent.core.run.seed import generator
-from latent.reason.backbones import load
+from latent.reason.backbones import check_language, load
 from latent.reason.baselines.written import vote
 from latent.reason.data import Problems, load_problems
 from latent.reason.data.countdown import CountdownModel, countdown, countdown_backbone
@@ -61,10 +61,7 @@ class Experiment:
         """Refuse what cannot be measured."""
         if min(self.count, self.method.samples) < 2:
             raise ConfigError(f"count={self.count} and method.samples={self.method.samples} must be 2 or more.")
-        if self.problems and not self.backbone:
-            raise ConfigError(
-                f"The small model knows no words of {self.problems}.", hint="Add backbone=FOLDER-OR-HUB-ID."
-            )
+        check_language(self.backbone, self.problems)
         if self.method.signal == "aligned":
             raise ConfigError(
                 "Early selection is simulated with net or cumulative change.", hint="Use method.signal=cumulative."

@@ -22,7 +22,7 @@ from latent.core.report.figures import Curve, Figure, lines
 from latent.core.report.report import Report, Table
 from latent.core.run.context import ArmContext
 from latent.core.run.experiment import Arm, ArmResult
-from latent.reason.backbones import load
+from latent.reason.backbones import check_language, load
 from latent.reason.data.chains import ChainModel, all_steps, chains, chains_backbone
 from latent.reason.data.problem import Problems
 from latent.reason.methods.latentseek import GradientSearch, LatentSeek, LatentSeekConfig
@@ -55,10 +55,7 @@ class Experiment:
         """Refuse what cannot be measured."""
         if min(self.count, self.operators, self.tokens, self.batch) < 1:
             raise ConfigError("count, operators, tokens and batch must be at least 1.")
-        if self.problems and not self.backbone:
-            raise ConfigError(
-                f"The small model knows no words of {self.problems}.", hint="Add backbone=FOLDER-OR-HUB-ID."
-            )
+        check_language(self.backbone, self.problems)
 
 
 _METHOD = Experiment().method

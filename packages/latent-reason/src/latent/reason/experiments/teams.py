@@ -17,7 +17,7 @@ from latent.core.config import setting
 from latent.core.errors import ConfigError
 from latent.core.language import Backbone
 from latent.core.run.context import ArmContext
-from latent.reason.backbones import load
+from latent.reason.backbones import check_language, load
 from latent.reason.data import load_problems
 from latent.reason.data.problem import Problems
 from latent.reason.data.two_views import CHANCE, TwoViewsModel, first_view, second_view, two_views, two_views_backbone
@@ -54,10 +54,7 @@ class Experiment:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be compared."""
-        if self.problems and not self.backbone:
-            raise ConfigError(
-                f"The small model does not know the language of {self.problems!r}.", hint="Set backbone as well."
-            )
+        check_language(self.backbone, self.problems)
         if self.team.handover != "cache" or self.team.latent_steps < 1 or min(self.sweep, default=0) < 1:
             raise ConfigError("The arms choose the hand-over, and all of them think.", hint="Use latent_steps=3.")
         if self.batch < 2 or not 0 < self.compared <= self.count or self.count % self.batch == 1:
