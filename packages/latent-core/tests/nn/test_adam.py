@@ -40,6 +40,14 @@ def test_weights_are_bitwise_those_of_torch():
     assert not equal(ours, network())
 
 
+def test_a_gradient_in_another_layout_moves_the_coordinates_it_is_for():
+    weight = nn.Parameter(torch.zeros(2, 3))
+    optimiser = FusedAdam([weight], lr=1.0)
+    weight.grad = torch.tensor([[0.0, 1.0], [0.0, 0.0], [0.0, 0.0]]).mT  # as autograd.grad may return it
+    optimiser.step()
+    torch.testing.assert_close(weight.detach(), torch.tensor([[0.0, 0.0, 0.0], [-1.0, 0.0, 0.0]]), atol=1e-6, rtol=0)
+
+
 @pytest.mark.parametrize("before", [0, 7])
 def test_state_goes_to_torch_and_back_without_a_trace(before):
     straight = network()

@@ -69,6 +69,11 @@ class FusedAdam(torch.optim.Adam):
                     f"A weight of shape {shape} has no gradient; FusedAdam moves all its weights at every step.",
                     hint="Pass only weights that the loss depends on, or use torch.optim.Adam.",
                 )
+            # The kernel walks through memory: `backward` gives gradients the layout of their weights, `autograd.grad`
+            # need not.
+            for index, (weight, gradient) in enumerate(zip(weights, gradients, strict=True)):
+                if gradient.stride() != weight.stride():
+                    gradients[index] = torch.empty_like(weight).copy_(gradient)
             count += 1
             torch._fused_adam_(
                 weights, gradients, first, second, [], [count] * len(weights),
