@@ -375,6 +375,15 @@ def bench_peers(session: nox.Session) -> None:
     _bench_beside(session)
 
 
+@nox.session(name="bench-das")
+def bench_das(session: nox.Session) -> None:
+    """Measure updates of distributed alignment search beside pyvene."""
+    _prepare(session)
+    pyvene = next(name for name in ORACLES if name.startswith("pyvene"))
+    session.install(*CONSTRAINTS, "-e", "./packages/latent-core", "-e", "./packages/latent-causal", pyvene)
+    session.run("python", "benchmarks/causal/das.py", *session.posargs)
+
+
 @nox.session(name="bench-repeng")
 def bench_repeng(session: nox.Session) -> None:
     """Measure what activations cost beside repeng, which wants numpy 1."""

@@ -71,6 +71,24 @@ REFERENCE = {
         "latent.reason.baselines.written", "latent.reason.data.problem", "latent.reason.data.loaders",
         "latent.reason.data.prosqa", "latent.reason.data.game24",
     ),
+    "causality": (
+        "latent.causal.methods.hca", "latent.causal.hca_resampling", "latent.causal.hca_study",
+        "latent.causal.subspaces", "latent.causal.independent_components", "latent.causal.triangular",
+        "latent.causal.rep4ex_estimator", "latent.causal.methods.rep4ex", "latent.causal.control_function",
+        "latent.causal.moments", "latent.causal.support", "latent.causal.sdm_estimator", "latent.causal.methods.sdm",
+        "latent.causal.calibration", "latent.causal.neighbours", "latent.causal.sdm_activation",
+        "latent.causal.selective", "latent.causal.arrays", "latent.causal.errors", "latent.causal.data.tables",
+        "latent.causal.data.leaderboard", "latent.causal.data.linear_sem", "latent.causal.data.interventions",
+        "latent.causal.data.images", "latent.causal.data.sentences",
+    ),
+    "mediation": (
+        "latent.causal.methods.right_mediator", "latent.causal.mediation.units", "latent.causal.mediation.featurizers",
+        "latent.causal.mediation.calls", "latent.causal.mediation.interventions", "latent.causal.mediation.study",
+        "latent.causal.mediation.effects", "latent.causal.mediation.circuits", "latent.causal.mediation.masks",
+        "latent.causal.mediation.metrics", "latent.causal.mediation.alignment", "latent.causal.mediation.rotations",
+        "latent.causal.mediation.result", "latent.causal.data.equality", "latent.causal.data.sorting",
+        "latent.causal.data.ravel",
+    ),
     "plugins": ("latent.core.plugins.specs", "latent.core.registry", "latent.core.errors"),
 }  # fmt: skip
 
@@ -127,9 +145,15 @@ def name_files_outside(app: Sphinx, page: str, source: list[str]) -> None:
     source[0] = re.sub(rf"\[([^\]]+)\]\({re.escape(up)}([^)#]+)\)", r"\1 (`\2`)", source[0])
 
 
+def leave_out_routing(app: Sphinx, kind: str, name: str, member: object, skip: bool, options: object) -> bool:
+    """Leave out what scikit-learn adds to every estimator: its words refer to its own pages."""
+    return skip or re.fullmatch(r"set_\w+_request|get_metadata_routing", name) is not None
+
+
 def setup(app: Sphinx) -> None:
     """Write the generated pages and connect the link filter."""
     write_command_line()
     write_methods()
     write_reference()
     app.connect("source-read", name_files_outside)
+    app.connect("autodoc-skip-member", leave_out_routing)

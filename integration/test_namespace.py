@@ -20,7 +20,12 @@ def test_the_namespace_has_no_file():
 
 
 @pytest.mark.parametrize(
-    "distribution", [name for name in PORTIONS if name in ("latent-core", "latent-rl", "latent-reason", "latent-steer")]
+    "distribution",
+    [
+        name
+        for name in PORTIONS
+        if name in ("latent-core", "latent-rl", "latent-reason", "latent-steer", "latent-causal")
+    ],
 )
 def test_every_portion_registers_its_plugin(distribution):
     done = subprocess.run(

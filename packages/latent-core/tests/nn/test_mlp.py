@@ -21,6 +21,14 @@ def test_shapes_with_leading_axes():
     assert MLP(3, 2, width=8)(torch.zeros(4, 5, 3)).shape == (4, 5, 2)
 
 
+def test_a_leaky_unit_passes_a_fifth_of_what_is_below_zero():
+    network = MLP(1, 1, width=1, layers=1, activation="leaky-relu")
+    with torch.no_grad():
+        for layer in (network[0], network[2]):
+            layer.weight.fill_(1.0)
+    torch.testing.assert_close(network(torch.tensor([[-5.0], [5.0]])), torch.tensor([[-1.0], [5.0]]))
+
+
 def test_norm_first_bounds_inputs_of_any_scale():
     network = MLP(3, 2, width=8, layers=1, norm_first=True)
     x = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from latent.core.errors import ConfigError, FormatError
-from latent.core.report.figures import Curve, Figure, Panel, bars_with_intervals, heat_map, lines, trajectories
+from latent.core.report.figures import Curve, Figure, Panel, bars_with_intervals, heat_map, lines, scatter, trajectories
 
 BLUE, STAR = (0, 0x72, 0xB2), (0xD5, 0x5E, 0)
 
@@ -43,6 +43,7 @@ FIGURES = {
     "lines": lambda: lines(
         "loss", {"a": Curve(steps=[0, 1, 2], values=[3.0, 2.0, 1.0])}, x_label="steps", y_label="loss", caption=""
     ),
+    "scatter": lambda: scatter("s", {"a": {"b": (0.5, 2.0)}}, x_label="size", y_label="score", caption=""),
     "trajectories": lambda: trajectories("paths", {"g": Panel(paths=[path_to_the_right()])}, caption=""),
     "heat_map": lambda: heat_map("m", [[0.0, 1.0]], rows=["r"], columns=["a", "b"], label="score", caption=""),
 }
@@ -93,8 +94,17 @@ def test_alternative_text_says_the_numbers():
     assert bars(alt="Ours is twice as good.").alt == "Ours is twice as good."
     assert "a from 3 to 1" in FIGURES["lines"]().alt
     assert "lowest 0 (r, a), highest 1 (r, b)" in FIGURES["heat_map"]().alt
+    assert FIGURES["scatter"]().alt == "score against size. a, b: 0.5, 2."
     near = trajectories("p", {"east": Panel(paths=[path_to_the_right()], goal=(0.8, 0.3))}, caption="")
     assert "east: 1 paths, ending 0.3 from the goal on average" in near.alt
+
+
+def test_points_are_where_they_belong_in_the_colour_of_their_first_name():
+    points = {"low": {"one": (0.0, 0.0)}, "high": {"two": (1.0, 1.0)}}
+    image = scatter("s", points, x_label="x", y_label="y", caption="").light
+    low, high = (found[found[:, 0] > 100].mean(0) for found in (where(image, BLUE), where(image, STAR)))
+    assert low[0] > high[0] + 200  # image rows count downwards
+    assert low[1] < high[1] - 200
 
 
 def test_a_falling_curve_falls_and_has_its_band():
@@ -141,6 +151,10 @@ def test_figures_that_cannot_be_drawn_are_refused():
         bars(bars={})
     with pytest.raises(ConfigError, match="1 rows and 2 columns"):
         heat_map("m", [[0.0]], rows=["r"], columns=["a", "b"], label="x", caption="")
+    with pytest.raises(ConfigError, match="8 colours"):
+        scatter("s", {str(i): {"a": (0.0, 0.0)} for i in range(8)}, x_label="x", y_label="y", caption="")
+    with pytest.raises(ConfigError, match="nothing to draw"):
+        scatter("s", {"a": {}}, x_label="x", y_label="y", caption="")
     with pytest.raises(ConfigError, match="8 curves"):
         lines("l", {str(i): Curve(steps=[0], values=[0]) for i in range(8)}, x_label="", y_label="", caption="")
 

@@ -11,6 +11,7 @@ from latent.core.run.checkpoint import equal_states, latest_checkpoint
 from latent.core.run.context import ArmContext, choose_device
 from latent.core.run.seed import isolated
 from latent.core.run.tracking import read_metrics
+from latent.core.run.training import fit_in_memory
 from latent.core.testing.toy import PRESETS, ToyLearner, ToyModel, ToySource
 
 CONFIG = PRESETS["cpu"]
@@ -96,6 +97,39 @@ def test_nan_is_not_written_into_a_checkpoint_between_rows(tmp_path):
     with pytest.raises(NonFiniteMetric, match="step 62"):
         train(tmp_path, 200, config=replace(CONFIG, diverge_at=62), checkpoint_steps=7)
     assert latest_checkpoint(tmp_path / "checkpoints" / "train").step == 56
+
+
+def test_a_fit_in_memory_is_the_fit_in_a_folder_and_writes_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    whole, rows = train(tmp_path / "run", 60)
+    before = sorted(tmp_path.rglob("*"))
+    made = learner()
+    found = fit_in_memory(made, ToySource(), steps=60, seed=0, device=torch.device("cpu"))
+    assert equal_states(made.state_dict(), whole.state_dict())
+    assert sorted(tmp_path.rglob("*")) == before
+    assert found.steps == 60
+    assert found.updates_per_second > 0
+    assert [row["step"] for row in found.rows] == [50, 60]
+    losses = [row["loss"] for row in rows.rows if "loss" in row]
+    assert [row["loss"] for row in found.rows] == pytest.approx([sum(losses[:5]) / 5, losses[5]])
+
+
+def test_a_fit_in_memory_begins_anew_each_time_and_depends_on_the_seed():
+    def fitted(seed):
+        made = learner()
+        fit_in_memory(made, ToySource(), steps=5, seed=seed, device=torch.device("cpu"))
+        return made.state_dict()
+
+    assert equal_states(fitted(0), fitted(0))
+    assert not equal_states(fitted(0), fitted(1))
+
+
+def test_nan_in_memory_names_step_and_metric():
+    made = learner(replace(CONFIG, diverge_at=7))
+    with pytest.raises(
+        NonFiniteMetric, match=r"'loss' became nan at step 7\. Last good checkpoint: none was written\."
+    ):
+        fit_in_memory(made, ToySource(), steps=60, seed=0, device=torch.device("cpu"))
 
 
 def test_undeclared_metrics_are_refused(tmp_path):

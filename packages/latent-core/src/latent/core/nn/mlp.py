@@ -15,6 +15,7 @@ Layer = TypeVar("Layer", nn.Linear, nn.Conv2d)
 
 _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
+    "leaky-relu": lambda: nn.LeakyReLU(0.2),
     "gelu": nn.GELU,
     "silu": nn.SiLU,
     "tanh": lambda: Tanh(),
@@ -58,7 +59,7 @@ class MLP(nn.Sequential):
         outputs: Width of the output.
         width: Width of each hidden layer.
         layers: Number of hidden layers; 0 leaves a single linear map.
-        activation: Nonlinearity after each hidden layer.
+        activation: Nonlinearity after each hidden layer; `leaky-relu` has slope .2, so that no unit is ever lost.
         norm_first: Make the first hidden layer Linear-LayerNorm-Tanh, which bounds whatever scale the input has.
         gain: Gain of the orthogonal initialisation.
 
@@ -73,7 +74,7 @@ class MLP(nn.Sequential):
         *,
         width: int = 256,
         layers: int = 2,
-        activation: Literal["relu", "gelu", "silu", "tanh"] = "relu",
+        activation: Literal["relu", "leaky-relu", "gelu", "silu", "tanh"] = "relu",
         norm_first: bool = False,
         gain: float = 1.0,
     ) -> None:

@@ -21,10 +21,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Canvas
 
-__all__ = ["Curve", "Figure", "Panel", "bars_with_intervals", "heat_map", "lines", "trajectories"]
+__all__ = ["Curve", "Figure", "Panel", "bars_with_intervals", "heat_map", "lines", "scatter", "trajectories"]
 
 _WIDTH, _SCALE = 420, 2.5  # CSS pixels, and image pixels for each
 _PNG = b"\x89PNG\r\n\x1a\n"
+_SHAPES = ("o", "^", "D", "v", "P", "X", "s")
 _NAME = re.compile(r"^[a-z0-9][a-z0-9_-]*$")
 
 
@@ -218,6 +219,54 @@ def lines(
     return _render(name, caption, alt or f"{y_label} over {x_label}: {words}.", draw, 270)
 
 
+def scatter(
+    name: str,
+    points: Mapping[str, Mapping[str, tuple[float, float]]],
+    *,
+    x_label: str,
+    y_label: str,
+    caption: str,
+    alt: str = "",
+) -> Figure:
+    """Draw points in the plane, told apart by two names: the first one has the colour, the second one the shape.
+
+    Args:
+        name: File name without extension.
+        points: First name -> second name -> position `(x, y)`; at most seven of either name, the colours and shapes
+            that can be told apart.
+        x_label: What x is, with unit.
+        y_label: What y is, with unit.
+        caption: What the figure shows.
+        alt: Alternative text; default: where each point is.
+
+    Raises:
+        ConfigError: If there is no point, or there are more than seven of a name.
+    """
+    placed = [(first, second, *at) for first, marks in points.items() for second, at in marks.items()]
+    _need(placed, name)
+    seconds = list(dict.fromkeys(second for _, second, _, _ in placed))
+    if max(len(points), len(seconds)) > len(_SHAPES):
+        raise ConfigError(
+            f"Figure {name!r} has {len(points)} colours and {len(seconds)} shapes; expected at most {len(_SHAPES)}."
+        )
+    words = "; ".join(f"{first}, {second}: {number(x)}, {number(y)}" for first, second, x, y in placed)
+
+    def draw(canvas: "Canvas", palette: _Palette) -> None:
+        axes = _axes(canvas.add_subplot(), palette, grid="y")
+        colours = dict(zip(points, palette.series, strict=False))
+        shapes = dict(zip(seconds, _SHAPES, strict=False))
+        for first, second, x, y in placed:
+            axes.plot(x, y, shapes[second], ms=7, mfc=colours[first], mec=palette.background, mew=0.8, zorder=3)
+        axes.margins(0.08)
+        axes.set_xlabel(x_label, color=palette.muted, fontsize=8)
+        axes.set_ylabel(y_label, color=palette.muted, fontsize=8)
+        keys = [("s", colours[first], first) for first in points] + [(shapes[s], palette.muted, s) for s in seconds]
+        handles = [axes.plot([], [], mark, ms=6, mfc=fill, mec=fill)[0] for mark, fill, _ in keys]
+        _legend(canvas, palette, handles, [label for _, _, label in keys])
+
+    return _render(name, caption, alt or f"{y_label} against {x_label}. {words}.", draw, 300)
+
+
 def trajectories(
     name: str,
     panels: Mapping[str, Panel],
@@ -277,6 +326,7 @@ def heat_map(
     label: str,
     caption: str,
     alt: str = "",
+    signed: bool = False,
 ) -> Figure:
     """Draw a matrix as colours; up to 10 columns the numbers stand in the cells.
 
@@ -288,6 +338,7 @@ def heat_map(
         label: What the values are, with unit.
         caption: What the figure shows.
         alt: Alternative text; default: the lowest and the highest cell.
+        signed: Whether zero is the middle of the colours, for values whose sign counts.
 
     Raises:
         ConfigError: If the labels do not fit the matrix.
@@ -297,14 +348,20 @@ def heat_map(
         raise ConfigError(f"Figure {name!r}: the matrix does not have {len(rows)} rows and {len(columns)} columns.")
     ranked = sorted((v, f"{rows[i]}, {columns[j]}") for i, row in enumerate(cells) for j, v in enumerate(row))
     (low, lowest), (high, highest) = ranked[0], ranked[-1]
+    largest = max(abs(low), abs(high))
+    form = ".2f" if 0.1 <= largest < 10 else ".2g"
 
     def draw(canvas: "Canvas", palette: _Palette) -> None:
         axes = _axes(canvas.add_subplot(), palette)
-        image = axes.imshow(cells, cmap="cividis", aspect="auto")
+        colours: dict[str, Any] = {"cmap": "cividis"}
+        if signed:
+            colours = {"cmap": "RdBu_r", "vmin": -largest or None, "vmax": largest or None}
+        image = axes.imshow(cells, aspect="auto", **colours)
         for i, row in enumerate(cells if len(columns) <= 10 else []):
             for j, value in enumerate(row):
-                ink = "white" if value < (low + high) / 2 else "black"
-                axes.text(j, i, f"{value:.2g}", ha="center", va="center", fontsize=7, color=ink)
+                dark = abs(value) > 0.6 * largest if signed else value < (low + high) / 2
+                ink = "white" if dark else "black"
+                axes.text(j, i, f"{value:{form}}", ha="center", va="center", fontsize=7, color=ink)
         longest = max(len(column) for column in columns) * len(columns)
         axes.set_xticks(range(len(columns)), list(columns))
         if longest > 50:

@@ -22,7 +22,7 @@ from latent.core.run import distributed
 from latent.core.run.checkpoint import latest_checkpoint, save_checkpoint
 from latent.core.run.stop import StopRequest
 
-__all__ = ["Evaluation", "FitResult", "fit"]
+__all__ = ["Evaluation", "FitResult", "fit", "fit_in_memory"]
 
 Row = dict[str, Any]
 Evaluation = Callable[[int], Mapping[str, float]]
@@ -50,7 +50,7 @@ def fit(
     steps: int,
     seed: int,
     device: torch.device,
-    folder: Path,
+    folder: Path | None,
     on_row: Callable[[Row], None],
     on_progress: Callable[[int, int], None],
     stop: StopRequest,
@@ -60,7 +60,7 @@ def fit(
     evaluate: Evaluation | None = None,
     evaluate_every: int = 0,
 ) -> FitResult:
-    """Train `learner` up to `steps` updates, going on from the newest checkpoint in `folder`.
+    """Train `learner` up to `steps` updates, going on from the newest checkpoint in `folder`; None keeps none.
 
     Under `torchrun` each process makes the step with its share of the batch; rank 0 reads and writes the checkpoints.
 
@@ -69,7 +69,7 @@ def fit(
         Interrupted: A stop was requested; the checkpoint is written.
     """
     window, rows, start = _Window(learner), list[Row](), 0
-    checkpoint = distributed.broadcast(latest_checkpoint(folder) if distributed.rank() == 0 else None)
+    checkpoint = distributed.broadcast(latest_checkpoint(folder) if folder and distributed.rank() == 0 else None)
     if checkpoint:
         learner.load_state_dict(checkpoint.state["learner"])
         window.load_state(checkpoint.state["window"])
@@ -92,7 +92,7 @@ def fit(
         nonlocal saved
         window.check_finite(folder, saved)
         state = {"learner": learner.state_dict(), "window": window.state()}
-        if distributed.rank() == 0:
+        if folder and distributed.rank() == 0:
             save_checkpoint(folder, step=step, state=state, rows=rows)
         saved = step
 
@@ -121,6 +121,25 @@ def fit(
     return FitResult(steps, rows, (steps - start) / seconds if steps > start else 0.0)
 
 
+def fit_in_memory(learner: Learner, source: Source, *, steps: int, seed: int, device: torch.device) -> FitResult:
+    """Train as `fit` does, without a folder: for what an `Estimator` trains in its one call.
+
+    Raises:
+        NonFiniteMetric: A metric became NaN or infinite.
+    """
+    return fit(
+        learner,
+        source,
+        steps=steps,
+        seed=seed,
+        device=device,
+        folder=None,
+        on_row=lambda _row: None,
+        on_progress=lambda _done, _total: None,
+        stop=StopRequest(),
+    )
+
+
 class _Window:
     """Metrics since the last logged row, left on the device until they are logged."""
 
@@ -141,7 +160,7 @@ class _Window:
             self._values[key].append(value.detach())
             self._steps[key].append(step)
 
-    def check_finite(self, folder: Path, saved: int | None) -> None:
+    def check_finite(self, folder: Path | None, saved: int | None) -> None:
         """Take means over processes, so that all see the same, and stop at a value that is not finite."""
         for key, values in self._values.items():
             if distributed.world_size() > 1:
@@ -149,7 +168,7 @@ class _Window:
             host = torch.stack(values).tolist()
             bad = next((index for index, value in enumerate(host) if not math.isfinite(value)), None)
             if bad is not None:
-                good = f"{folder / f'step-{saved:09d}'}" if saved is not None else "none was written yet"
+                good = f"{folder / f'step-{saved:09d}'}" if folder and saved is not None else "none was written"
                 raise NonFiniteMetric(
                     f"The metric {key!r} became {host[bad]} at step {self._steps[key][bad] + 1}. "
                     f"Last good checkpoint: {good}.",

@@ -6,6 +6,7 @@ nothing but the standard library before it has looked at the plugin's module.
 
 import gc
 import importlib
+import importlib.util
 import json
 import locale
 import logging
@@ -32,6 +33,9 @@ COMMON = (
     "latent.core.run.context", "latent.core.run.specimen", "latent.core.report.report", "latent.core.report.claims",
     "latent.core.report.figures", "latent.core.testing.conformance",
 )  # fmt: skip
+
+#: What estimators stand on, imported as well where it is installed: scikit-learn adds filters for its own warnings.
+OPTIONAL = ("sklearn.base", "sklearn.exceptions", "sklearn.utils.validation")
 
 _EVENTS = ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto", "socket.bind")
 
@@ -132,7 +136,7 @@ def main(order: dict[str, Any]) -> dict[str, Any]:
     # What a heavy library leaves behind is not told apart from what the plugin does: one defect, one failed check.
     answer: dict[str, Any] = {"plugin": [] if heavy else changes(before, look(STANDARD)), "heavy": heavy}
 
-    for name in COMMON:
+    for name in COMMON + (OPTIONAL if importlib.util.find_spec("sklearn") else ()):
         importlib.import_module(name)
     importlib.import_module("matplotlib")
     places = STANDARD | NUMERIC

@@ -1,0 +1,104 @@
+"""Numpy in, numpy out; torch in, torch out, on the same device: what the estimators of this package take and return."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator
+from sklearn.utils.validation import validate_data
+from torch import Tensor
+
+from latent.causal.errors import DataError
+
+__all__ = ["Kind", "matrix"]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a caller gave, so that he gets the same back.
+
+    Attributes:
+        like: A tensor whose device and dtype results have; None for numpy.
+        dtype: Dtype of an array of floats; None for anything else.
+    """
+
+    like: Tensor | None
+    dtype: np.dtype[Any] | None = None
+
+    @classmethod
+    def of(cls, given: Any) -> "Kind":
+        """Return the kind of an array or of a list."""
+        if isinstance(given, Tensor):
+            return cls(given.new_empty(0))
+        dtype = getattr(given, "dtype", None)
+        return cls(None, dtype if isinstance(dtype, np.dtype) and dtype.kind == "f" else None)
+
+    def give(self, value: Tensor) -> Any:
+        """Return `value` as a tensor on the caller's device, or as numpy; floats in the caller's dtype."""
+        value = value.detach()
+        if self.like is None:
+            array = value.cpu().numpy()
+            return array.astype(self.dtype, copy=False) if self.dtype and value.is_floating_point() else array
+        dtype = self.like.dtype if value.is_floating_point() and self.like.is_floating_point() else value.dtype
+        return value.to(self.like.device, dtype)
+
+
+def matrix(
+    given: Any,
+    estimator: BaseEstimator,
+    *,
+    name: str = "X",
+    reset: bool = True,
+    rows: int = 1,
+    dtype: torch.dtype = torch.float64,
+) -> Tensor:
+    """Return a table `(samples, features)` as a finite tensor on its own device.
+
+    Args:
+        given: A tensor, or anything that scikit-learn takes for an array.
+        estimator: Keeps the number and the names of the columns (`n_features_in_`).
+        name: What the table is called in errors.
+        reset: Whether the estimator is being fitted; else columns must be those that it was fitted to.
+        rows: Fewest rows.
+        dtype: Dtype of the tensor.
+
+    Raises:
+        DataError: Not a table of finite real numbers with enough rows, or with other columns than at `fit`.
+    """
+    if not isinstance(given, Tensor):
+        # scikit-learn's own check, for its own kinds of input and its own messages, which its users know.
+        try:
+            array = validate_data(
+                estimator, given, reset=reset, dtype=[np.float64, np.float32], ensure_min_samples=rows
+            )
+        except ValueError as error:
+            raise DataError(str(error)) from None
+        return torch.as_tensor(np.require(array, requirements=["C", "W"])).to(dtype)
+    if given.ndim != 2 or given.is_complex() or given.dtype == torch.bool:
+        raise DataError(
+            f"{name} is {str(given.dtype).removeprefix('torch.')}{list(given.shape)}; expected real numbers "
+            "(samples, features).",
+            hint=f"For one column write {name}[:, None].",
+        )
+    if given.shape[0] < rows or given.shape[1] < 1:
+        raise DataError(
+            f"{name} has {given.shape[0]} rows and {given.shape[1]} columns; expected at least {rows} and 1."
+        )
+    finite = torch.isfinite(given)
+    if not bool(finite.all()):
+        row, column = (~finite).nonzero()[0].tolist()
+        count = int((~finite).sum())
+        raise DataError(
+            f"{name} holds {count} values that are NaN or infinite, the first in row {row}, column {column}.",
+            hint="Leave these rows out, or fill them in.",
+        )
+    if reset:
+        vars(estimator).pop("feature_names_in_", None)
+        estimator.n_features_in_ = given.shape[1]
+    elif given.shape[1] != estimator.n_features_in_:
+        raise DataError(
+            f"{name} has {given.shape[1]} features, but {type(estimator).__name__} is expecting "
+            f"{estimator.n_features_in_} features as input."
+        )
+    return given.detach().to(dtype)

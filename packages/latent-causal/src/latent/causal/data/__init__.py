@@ -1,0 +1,1 @@
+"""Real tables, pictures and sentences, and worlds whose causal structure is known."""

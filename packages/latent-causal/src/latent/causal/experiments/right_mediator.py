@@ -1,0 +1,517 @@
+"""Kinds of mediators and searches side by side, on networks of which it is known what they must work out.
+
+A perceptron and a small transformer answer hierarchical equality, a real GPT sorts letters, and a Llama knows facts
+about cities. In each, units of several kinds are looked for in several ways and exchanged between runs: how often the
+answer is then that of the causal model (cause), how often it stays where it should (isolate), with how few units, and
+at what cost. Every number has a control beside it that must do worse.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from latent.causal.data.equality import (
+    Equality,
+    EqualityNetwork,
+    EqualityTokens,
+    EqualityTransformer,
+    EqualityVectors,
+    equality_network,
+    equality_perceptron,
+    equality_transformer,
+)
+from latent.causal.data.ravel import ATTRIBUTES, PLACE, TEMPLATES, CityModel, cities_backbone, load_cities
+from latent.causal.data.sorting import load_sorter, sorting_pairs
+from latent.causal.experiments.mediators import (
+    RANKINGS,
+    Numbers,
+    accuracy,
+    aligned,
+    analysed,
+    dictionary,
+    masked,
+    of_effects,
+    of_rankings,
+    of_subspaces,
+    row,
+    sweep,
+    timed,
+)
+from latent.causal.mediation.agreement import vectors_at
+from latent.causal.mediation.alignment import AlignmentConfig, BoundlessConfig, BoundlessDAS
+from latent.causal.mediation.masks import MaskTraining
+from latent.causal.mediation.pairs import Pairs
+from latent.causal.mediation.result import Mediation, trade_off
+from latent.causal.mediation.units import Units, units
+from latent.causal.methods.right_mediator import MediationConfig
+from latent.core.config import setting
+from latent.core.errors import ConfigError
+from latent.core.report.claims import AtLeast, AtMost, Below, Claim, Control, Exceeds, judge
+from latent.core.report.figures import Curve, Figure, lines
+from latent.core.report.report import Report, Table
+from latent.core.run.context import ArmContext
+from latent.core.run.experiment import Arm, ArmResult
+
+if TYPE_CHECKING:
+    from latent.core.run.runner import Results, RunContext
+
+__all__ = ["ARMS", "CLAIMS", "MEASURES", "PRESETS", "Experiment", "experiment", "run_arm"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """Settings of the experiment."""
+
+    pairs: int = setting(8192, "Pairs that subspaces and masks are learned from.")
+    test: int = setting(4096, "Pairs that they are scored on.")
+    minimal: int = setting(1024, "Minimal pairs that units are searched on and scored on, a half each.")
+    ranks: tuple[int, ...] = setting((1, 2, 4, 8, 16, 32), "Dimensions of subspaces that are compared.")
+    place: int = setting(2, "Which of the six sorted letters is looked at, from 0.")
+    countries: int = setting(40, "Countries of the cities.")
+    cities: int = setting(12, "Most cities of one country.")
+    held_out: float = setting(0.3, "Share of the cities that nothing is learned from.")
+    latents: int = setting(256, "Entries of the sparse dictionary.")
+    active: int = setting(8, "Active ones of a vector.")
+    dictionary_steps: int = setting(1500, "Updates of the dictionary.")
+    search: MediationConfig = setting(
+        MediationConfig(searches=("exhaustive", "attribution", "integrated", "mask"), size=0.25, left_out=8),
+        "How units are searched for and scored.",
+    )
+    das: AlignmentConfig = setting(AlignmentConfig(), "How a subspace is learned in the equality networks.")
+    boundless: BoundlessConfig = setting(BoundlessConfig(steps=1500, learning_rate=5e-3), "The same without a rank.")
+    attributes: AlignmentConfig = setting(AlignmentConfig(rank=16, rows=128), "How that of an attribute is learned.")
+    mask: MaskTraining = setting(MaskTraining(rows=128, steps=400), "How a mask for an attribute is learned.")
+    perceptron: EqualityNetwork = setting(EqualityNetwork(), "The perceptron.")
+    transformer: EqualityTransformer = setting(EqualityTransformer(), "The small transformer.")
+    knower: CityModel = setting(CityModel(), "The model that knows cities.")
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be measured."""
+        if min(self.pairs, self.test, self.dictionary_steps, *self.ranks) < 1 or self.minimal < 4:
+            raise ConfigError("pairs, test, dictionary_steps and ranks must be at least 1, minimal at least 4.")
+        if not 1 <= self.active <= self.latents:
+            raise ConfigError(f"active={self.active} is not between 1 and latents={self.latents}.")
+
+
+_SMALL = AlignmentConfig(steps=60, rows=64)
+PRESETS: Mapping[str, Experiment] = {
+    "smoke": Experiment(
+        pairs=512, test=256, minimal=64, ranks=(1, 8), countries=6, cities=4, latents=64, dictionary_steps=50,
+        search=replace(Experiment().search, mask=MaskTraining(steps=30), left_out=4), das=_SMALL,
+        boundless=BoundlessConfig(steps=60, rows=64), attributes=replace(_SMALL, rank=16),
+        mask=MaskTraining(steps=30), perceptron=EqualityNetwork(steps=300), transformer=EqualityTransformer(steps=50),
+        knower=CityModel(steps=100),
+    ),
+    "cpu": Experiment(),
+    "gpu": Experiment(
+        pairs=65_536, cities=40, latents=4096, active=32, dictionary_steps=10_000,
+        attributes=AlignmentConfig(rank=64, rows=512, steps=4000), mask=MaskTraining(rows=512, steps=4000),
+        transformer=EqualityTransformer(symbols=64, width=256, layers=4, steps=6000, rows=1024, learning_rate=1e-3),
+        knower=CityModel(width=512, layers=8, steps=4000, rows=1024, learning_rate=5e-4),
+    ),
+    "paper": Experiment(
+        attributes=AlignmentConfig(rank=288, rows=32, learning_rate=1e-2), cities=200, countries=160,
+        mask=MaskTraining(), knower=CityModel(width=2304, layers=26, steps=20_000, rows=1024, learning_rate=2e-4),
+        search=MediationConfig(searches=("exhaustive", "attribution", "integrated", "mask"), batch=20, steps=5),
+    ),
+}  # fmt: skip
+ARMS: Mapping[str, Arm] = {
+    "perceptron": Arm("method", "Hierarchical equality of vectors, by a perceptron.", quick=True),
+    "untrained": Arm("control", "The same perceptron with random weights.", quick=True),
+    "transformer": Arm("method", "Hierarchical equality of words, by a small transformer."),
+    "sorter": Arm("method", "Six letters in order, by a real GPT of 86 thousand weights."),
+    "cities": Arm("method", "Country, continent and language of cities, in a small Llama."),
+}
+CLAIMS = (
+    Claim(
+        id="das-aligns",
+        statement="In the first hidden layer DAS finds a subspace of 8 dimensions that carries [a = b].",
+        source="arXiv:2408.01416, section on subspaces; arXiv:2303.02536, hierarchical equality",
+        paper_value="IIA near 1",
+        check=AtLeast(arm="perceptron", measure="subspace_das_iia", value=0.9),
+        controls=(
+            Control(arm="perceptron", measure="subspace_shuffled_iia", summary="labels of other pairs"),
+            Control(arm="perceptron", measure="subspace_pca_iia", summary="principal directions"),
+            Control(arm="perceptron", measure="subspace_random_iia", summary="random directions"),
+            Control(arm="perceptron", measure="layer_full_iia", summary="the whole layer"),
+            Control(arm="untrained", measure="subspace_das_iia", summary="random weights"),
+        ),
+    ),
+    Claim(
+        id="controls-stay-low",
+        statement="The best of its controls stays at or below .65.",
+        source="arXiv:2408.01416, pitfalls of flexible searches",
+        paper_value="not given",
+        check=AtMost(arm="perceptron", measure="best_control", value=0.65),
+        controls=(Control(arm="perceptron", measure="subspace_das_iia", summary="DAS itself"),),
+    ),
+    Claim(
+        id="random-network-stays-low",
+        statement="DAS stays at or below .65 in a network that has learned nothing.",
+        source="arXiv:2408.01416, pitfalls of flexible searches",
+        paper_value="not given",
+        check=AtMost(arm="untrained", measure="subspace_das_iia", value=0.65),
+        controls=(Control(arm="perceptron", measure="subspace_das_iia", summary="the trained network"),),
+    ),
+    Claim(
+        id="attribution-is-close",
+        statement="In each layer attribution gives neurons effects that correlate with exact ones by .95 or more.",
+        source="arXiv:2408.01416, attribution patching",
+        paper_value="not given",
+        check=AtLeast(arm="perceptron", measure="attribution_pearson", value=0.95),
+        controls=(Control(arm="perceptron", measure="permuted_pearson", summary="effects of other neurons"),),
+    ),
+    Claim(
+        id="integrated-adds-up",
+        statement="With 20 steps the integrated effects of a layer add up to the total effect within 2 %.",
+        source="arXiv:2403.17806; arXiv:1703.01365, completeness",
+        paper_value="0 in the limit",
+        check=AtMost(arm="perceptron", measure="integrated_gap", value=0.02),
+        controls=(Control(arm="perceptron", measure="attribution_gap", summary="one gradient"),),
+    ),
+    Claim(
+        id="rankings-are-faithful",
+        statement="A quarter of the neurons, by any ranking, keeps more of the behaviour than random ones by .3.",
+        source="arXiv:2504.13151, faithfulness",
+        paper_value="not given",
+        check=Exceeds(
+            arm="perceptron", measure="faithfulness_worst", over=("perceptron", "faithfulness_random"), margin=0.3
+        ),
+        controls=(Control(arm="perceptron", measure="faithfulness_lowest", summary="neurons ranked last"),),
+    ),
+    Claim(
+        id="circuits-are-near",
+        statement="Circuits by any ranking are nearer to the network, over all sizes, than random ones.",
+        source="arXiv:2504.13151, CMD",
+        paper_value="EAP .03 to .18, random .68 to .75 (edges)",
+        check=Below(arm="perceptron", measure="cmd_worst", over=("perceptron", "cmd_random")),
+        controls=(Control(arm="perceptron", measure="cmd_lowest", summary="neurons ranked last"),),
+    ),
+    Claim(
+        id="das-separates-attributes",
+        statement="On unseen cities DAS separates attributes better than the whole vector does, by .1.",
+        source="arXiv:2402.17700, Cause and Isolate",
+        paper_value="not given",
+        check=Exceeds(arm="cities", measure="subspace_das_score", over=("cities", "layer_full_score"), margin=0.1),
+        controls=(
+            Control(arm="cities", measure="subspace_shuffled_score", summary="labels of other pairs"),
+            Control(arm="cities", measure="subspace_pca_score", summary="principal directions"),
+            Control(arm="cities", measure="subspace_random_score", summary="random directions"),
+        ),
+    ),
+    Claim(
+        id="das-is-best",
+        statement="On unseen cities no other mediator or search separates attributes better than DAS.",
+        source="arXiv:2504.13151, causal variable track",
+        paper_value="DAS highest on every task",
+        check=Exceeds(arm="cities", measure="subspace_das_score", over=("cities", "best_other")),
+        controls=(Control(arm="cities", measure="subspace_shuffled_score", summary="labels of other pairs"),),
+    ),
+    Claim(
+        id="features-are-no-better-than-neurons",
+        statement="Sparse features by a mask separate attributes no better than coordinates by a mask, within .05.",
+        source="arXiv:2504.13151, causal variable track",
+        paper_value="about equal",
+        check=AtMost(arm="cities", measure="feature_gain", value=0.05),
+        controls=(Control(arm="cities", measure="das_gain", summary="DAS over coordinates"),),
+    ),
+)  # fmt: skip
+
+_NUMBERS: Mapping[str, str] = {
+    "iia": "share of unseen pairs with the counterfactual answer",
+    "cause": "the same among pairs whose answer should change",
+    "isolate": "the same among those whose answer should stay",
+    "score": "mean of cause and isolate",
+    "size": "share of the units or dimensions that are exchanged",
+    "faithfulness": "of the circuit that is kept, on unseen minimal pairs",
+    "cmd": "distance of circuits of all sizes from the network",
+    "seconds": "time of the search",
+}
+_MEDIATORS: Mapping[str, str] = {
+    **{
+        f"{kind}_{search}": f"{kind.capitalize()}s by {how}"
+        for kind in ("layer", "head", "neuron")
+        for search, how in {
+            "exhaustive": "exhaustive search", "attribution": "attribution", "integrated": "integrated gradients",
+            "mask": "a learned mask",
+        }.items()
+    },
+    "feature_mask": "Sparse features by a learned mask",
+    "layer_full": "The whole vector",
+    "direction_means": "Directions by differences of means",
+    "direction_probe": "Directions by linear probes",
+    "subspace_pca": "Principal directions",
+    "subspace_random": "Random directions",
+    "subspace_shuffled": "DAS on labels of other pairs",
+    "subspace_boundless": "Boundless DAS",
+    "subspace_das": "DAS",
+}  # fmt: skip
+MEASURES: Mapping[str, str] = {
+    "accuracy": "Share of right answers of the network as it is.",
+    "best_control": "Greatest IIA among `layer_full`, `subspace_pca`, `subspace_random` and `subspace_shuffled`.",
+    "das_rank_2": "IIA of DAS with two dimensions.",
+    "das_second_layer": "IIA of DAS in the second hidden layer.",
+    "das_last_layer": "IIA of DAS in the last hidden layer.",
+    "attribution_pearson": "Correlation of neurons' effects by attribution with exact ones, the lowest of the layers.",
+    "integrated_pearson": "The same of integrated gradients.",
+    "permuted_pearson": "The same of exact effects in a random order.",
+    "attribution_gap": "How far the effects of a layer's neurons are from the total effect, the largest of the layers.",
+    "integrated_gap": "The same of integrated gradients.",
+    "exhaustive_gap": "The same of exact effects: interaction.",
+    "faithfulness_worst": "Faithfulness of a quarter of the neurons, the lowest of three rankings.",
+    "faithfulness_random": "The same of random neurons.",
+    "faithfulness_lowest": "The same of the neurons that are ranked last, the greatest.",
+    "cmd_worst": "Distance of circuits from the network over all sizes, the greatest of three rankings.",
+    "cmd_random": "The same of random rankings.",
+    "cmd_lowest": "The same of rankings turned round, the least.",
+    "best_other": "Greatest score of whatever is not DAS.",
+    "feature_gain": "Score of sparse features less that of coordinates.",
+    "das_gain": "Score of DAS less that of coordinates.",
+    "unexplained": "Share of the variance that the dictionary does not explain.",
+    **{f"{attribute}_das_score": f"Score of DAS for the {attribute}." for attribute in ATTRIBUTES},
+    **{f"{name}_{key}": f"{what}: {number}." for name, what in _MEDIATORS.items() for key, number in _NUMBERS.items()},
+}
+
+
+# Arms -----------------------------------------------------------------------------------------------------------------
+
+
+def run_arm(arm: str, config: Experiment, context: ArmContext) -> ArmResult:
+    """Train or load the network of an arm, and look for mediators in it."""
+    seed = context.seed
+    config = replace(
+        config,
+        das=replace(config.das, seed=seed),
+        boundless=replace(config.boundless, seed=seed),
+        attributes=replace(config.attributes, seed=seed),
+        mask=replace(config.mask, seed=seed),
+        search=replace(config.search, seed=seed, mask=replace(config.search.mask, seed=seed)),
+    )
+    found, curve = _ARMS[arm](config, context)
+    return ArmResult(found, {} if curve is None else {"sweep": curve})
+
+
+def _perceptron(config: Experiment, context: ArmContext) -> tuple[Numbers, Tensor | None]:
+    model = equality_network(context, config.perceptron)
+    train, test, minimal = _pairs(EqualityVectors(), config, context)
+    found = of_subspaces(model, "1", train, test, config.das)
+    found |= _boundless(model, train, test, config)
+    for name, site, rank in (("rank_2", "1", 2), ("second_layer", "3", 8), ("last_layer", "5", 8)):
+        found[f"das_{name}"] = aligned(model, site, train, replace(config.das, rank=rank)).scores(model, test).iia
+    context.report_progress("subspaces", 1, 2)
+    neurons = units(model, "neuron", inputs=minimal.base, sites="1")
+    results, rows = analysed(model, {"neuron": neurons}, minimal, test, config.search)
+    found |= rows | of_rankings(model, neurons, results, minimal, config.search)
+    found |= of_effects(model, ["1", "3", "5"], minimal, steps=config.search.steps, seed=context.seed)
+    curve = sweep(model, "1", train, test, config.das, config.ranks)
+    return {**found, "accuracy": accuracy(model, test)}, curve
+
+
+def _boundless(model: nn.Module, train: Pairs, test: Pairs, config: Experiment) -> Numbers:
+    search = BoundlessDAS("1", config=config.boundless)
+    _, seconds = timed(lambda: search.fit(model, train.base, train.source, train.labels))
+    share = search.rank / search.basis.shape[1]
+    return row("subspace_boundless", search.scores(model, test), share, seconds)
+
+
+def _untrained(config: Experiment, context: ArmContext) -> tuple[Numbers, Tensor | None]:
+    model = equality_perceptron(context.seed, config.perceptron).to(context.device)
+    model.eval().requires_grad_(requires_grad=False)
+    train, test, _ = _pairs(EqualityVectors(), config, context)
+    return {**of_subspaces(model, "1", train, test, config.das), "accuracy": accuracy(model, test)}, None
+
+
+def _transformer(config: Experiment, context: ArmContext) -> tuple[Numbers, Tensor | None]:
+    model = equality_transformer(context, config.transformer).model
+    train, test, minimal = _pairs(EqualityTokens(symbols=config.transformer.symbols), config, context)
+    kinds = {
+        "layer": units(model, "layer", inputs=minimal.base, positions=range(5)),
+        "head": units(model, "head", inputs=minimal.base),
+        "neuron": units(model, "neuron", inputs=minimal.base),
+    }
+    _, found = analysed(model, kinds, minimal, test, config.search)
+    context.report_progress("units", 1, 2)
+    # Where [a = b] may be known after one layer: at b, and where the answer is written.
+    site = "layers.0.resid_post"
+    fitted = {place: aligned(model, site, train, config.das, position=place) for place in (1, 4)}
+    best = max(fitted, key=lambda place: fitted[place].scores(model, train).iia)
+    found |= of_subspaces(model, site, train, test, config.das, position=best)
+    return {**found, "accuracy": accuracy(model, test)}, None
+
+
+def _sorter(config: Experiment, context: ArmContext) -> tuple[Numbers, Tensor | None]:
+    model = load_sorter(device=context.device)
+    every = len(sorting_pairs(config.place, seed=context.seed))
+    minimal, test = (
+        sorting_pairs(config.place, seed=context.seed, count=min(count, every), name=name).to(context.device)
+        for count, name in ((config.minimal, "minimal"), (config.test, "test"))
+    )
+    kinds: dict[str, Units] = {
+        "layer": units(model, "layer", inputs=minimal.base),
+        "head": units(model, "head", inputs=minimal.base),
+        "neuron": units(model, "neuron", inputs=minimal.base),
+    }
+    _, found = analysed(model, kinds, minimal, test, config.search)
+    return {**found, "accuracy": accuracy(model, test)}, None
+
+
+def _cities(config: Experiment, context: ArmContext) -> tuple[Numbers, Tensor | None]:
+    cities = load_cities(countries=config.countries, each=config.cities)
+    model, site = cities_backbone(context, cities, config.knower).model, "layers.0.resid_pre"
+    known, unseen = cities.split(config.held_out, seed=context.seed)
+    *ways, last = range(TEMPLATES)
+    rows: list[Numbers] = []
+    for done, attribute in enumerate(ATTRIBUTES):
+        context.report_progress("attributes", done, len(ATTRIBUTES))
+        train, test = (
+            cities.pairs(count, attribute, seed=context.seed, name=name, among=some, templates=texts).to(context.device)
+            for count, name, some, texts in (
+                (config.pairs, "train", known, ways), (config.test, "test", unseen, [last])
+            )
+        )  # fmt: skip
+        if not rows:
+            vectors = vectors_at(model, site, train.source, position=PLACE)
+            features, unexplained = dictionary(
+                vectors, latents=config.latents, active=config.active, steps=config.dictionary_steps, context=context
+            )
+        found = of_subspaces(model, site, train, test, config.attributes, position=PLACE)
+        neurons = units(model, "neuron", inputs=train.base, sites=site, positions=PLACE)
+        entries = units(model, "feature", inputs=train.base, sites=site, positions=PLACE, dictionary=features)
+        found |= masked("neuron_mask", model, neurons, train, test, config.mask)
+        found |= masked("feature_mask", model, entries, train, test, config.mask)
+        rows.append({**found, "accuracy": accuracy(model, test)})
+    means = {key: fmean(each[key] for each in rows) for key in rows[0]}
+    means |= {f"{name}_das_score": each["subspace_das_score"] for name, each in zip(ATTRIBUTES, rows, strict=True)}
+    others = [f"{name}_score" for name in _OTHERS]
+    means["best_other"] = max(means[key] for key in others)
+    means["feature_gain"] = means["feature_mask_score"] - means["neuron_mask_score"]
+    means["das_gain"] = means["subspace_das_score"] - means["neuron_mask_score"]
+    return {**means, "unexplained": unexplained}, None
+
+
+def _pairs(world: Equality, config: Experiment, context: ArmContext) -> tuple[Pairs, Pairs, Pairs]:
+    """Return pairs to learn from, pairs to score on, and minimal pairs; the left half is exchanged."""
+    seed, device = context.seed, context.device
+    return (
+        world.pairs(config.pairs, "left", seed=seed, name="train").to(device),
+        world.pairs(config.test, "left", seed=seed, name="test").to(device),
+        world.pairs(config.minimal, "left", seed=seed, name="minimal", minimal=True).to(device),
+    )
+
+
+_ARMS: Mapping[str, Callable[[Experiment, ArmContext], tuple[Numbers, Tensor | None]]] = {
+    "perceptron": _perceptron,
+    "untrained": _untrained,
+    "transformer": _transformer,
+    "sorter": _sorter,
+    "cities": _cities,
+}
+_DRAWN = (*RANKINGS, "mask", "probe", "boundless", "das")  # as many as there are shapes to tell them apart
+_OTHERS = (
+    "neuron_mask", "feature_mask", "layer_full", "direction_means", "direction_probe", "subspace_pca",
+)  # fmt: skip
+
+
+# Report ---------------------------------------------------------------------------------------------------------------
+
+
+def experiment(config: Experiment, context: "RunContext") -> Report:
+    """Run the arms and report which mediators and searches carry what."""
+    results = context.run_arms(config)
+    verdicts = [judge(claim, results) for claim in CLAIMS if set(claim.arms) <= set(results)]
+    return context.report(
+        title="The right mediator: kinds of units and searches side by side",
+        config=config,
+        summary="" if len(context.seeds) > 2 else _headline(results),
+        verdicts=verdicts,
+        numbers={f"{arm} accuracy": _mean(seeds, "accuracy") for arm, seeds in results.items()},
+        tables=[*(_trade_off(arm, seeds) for arm, seeds in results.items()), _table(results)],
+        figures=[*_marks(results), *_sweeps(results)],
+        notes=[
+            "A subspace is learned from labels, and the rest is found by other means: sizes and costs differ as well.",
+            f"Seeds {', '.join(map(str, context.seeds))}.",
+            *context.reservations,
+        ],
+    )
+
+
+def _mean(seeds: Sequence[Mapping[str, float]], key: str) -> float:
+    return fmean(seed[key] for seed in seeds)
+
+
+def _headline(results: "Results") -> str:
+    if "perceptron" not in results:
+        return ""
+    found = results["perceptron"][0]
+    return (
+        f"Exchanging {found['subspace_das_size']:.0%} of the first layer's dimensions, found by DAS, gives the "
+        f"counterfactual answer in {found['subspace_das_iia']:.0%} of the pairs; the best control reaches "
+        f"{found['best_control']:.0%}."
+    )
+
+
+def _trade_off(arm: str, seeds: Sequence[Mapping[str, float]]) -> Table:
+    """Return mediators and searches of one network side by side."""
+    names = [name for name in _MEDIATORS if f"{name}_iia" in seeds[0]]
+    rows = [
+        [_MEDIATORS[name], *(_shown(seeds, f"{name}_{number}") for number in _NUMBERS)] for name in names
+    ]  # fmt: skip
+    note = " ".join(f"{name.upper() if name in ('iia', 'cmd') else name.capitalize()}: {what}."
+                    for name, what in _NUMBERS.items())  # fmt: skip
+    return Table(title=f"Mediators in the arm {arm}", columns=["mediator", *_NUMBERS], rows=rows, note=note)
+
+
+def _shown(seeds: Sequence[Mapping[str, float]], key: str) -> str | None:
+    return f"{_mean(seeds, key):.3g}" if key in seeds[0] else None
+
+
+def _table(results: "Results") -> Table:
+    general = [key for key in MEASURES if not any(key.startswith(name + "_") for name in _MEDIATORS)]
+    keys = [key for key in general if any(key in seeds[0] for seeds in results.values())]
+    return Table(
+        title="Other measures",
+        columns=["measure", *results],
+        rows=[[key.replace("_", " "), *(_shown(seeds, key) for seeds in results.values())] for key in keys],
+        note=" ".join(f"{key.replace('_', ' ').capitalize()}: {MEASURES[key]}" for key in keys),
+    )
+
+
+def _marks(results: "Results") -> list[Figure]:
+    """Draw accuracy against size, one figure for each network; controls are in its table."""
+    figures = []
+    for arm, seeds in results.items():
+        found = [
+            Mediation(
+                kind=kind, search=search, names=(), size=_mean(seeds, f"{name}_size"), iia=_mean(seeds, f"{name}_iia")
+            )
+            for name in _MEDIATORS
+            for kind, _, search in [name.partition("_")]
+            if f"{name}_iia" in seeds[0] and search in _DRAWN
+        ]  # fmt: skip
+        figures.append(trade_off(found, name=f"trade-off-{arm}", label="IIA"))
+    return figures
+
+
+def _sweeps(results: "Results") -> list[Figure]:
+    if "perceptron" not in results:
+        return []
+    found = torch.stack([results.arrays("perceptron", index)["sweep"] for index in range(len(results["perceptron"]))])
+    curves = {
+        name: Curve(
+            steps=found[0, :, 0].tolist(),
+            values=found[:, :, column].mean(0),
+            low=found[:, :, column].amin(0),
+            high=found[:, :, column].amax(0),
+        )
+        for name, column in (("DAS", 1), ("labels of other pairs", 2))
+    }
+    return [
+        lines(
+            "ranks", curves, x_label="dimensions", y_label="IIA",
+            caption="Alignment by rank, in the perceptron's first layer; bands: range over seeds.",
+        )
+    ]  # fmt: skip

@@ -1,0 +1,143 @@
+"""How sure a hierarchical component analysis is: rows drawn anew, and tables in which no order is shared."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from latent.causal.triangular import Alignment, align
+from latent.core.errors import ConfigError, UnknownName
+
+__all__ = ["NULLS", "Bootstrap", "NullTest", "adjacency_of", "bootstrap", "null_test"]
+
+FitMany = Callable[[Sequence[Tensor]], Alignment]
+#: Kinds of tables, or of unmixing matrices, in which no order is shared.
+NULLS = ("shuffle_domains", "random_in_subspace", "random_unmixing")
+# Numbers that the component analysis of a chunk of draws holds at a time.
+_CHUNK = 2_000_000
+
+
+@dataclass(frozen=True, eq=False)
+class Bootstrap:
+    """What the analysis finds when the rows of each domain are drawn anew, with replacement.
+
+    Attributes:
+        mic: `(draws,)`, float64.
+        inexactness: `(draws, domains)`.
+        adjacency: Effects `[..., cause, effect]` in each domain, signs as in the fit, `(draws, domains, components,
+            components)`.
+        unmixing: H with the same signs, `(draws, components, features)`.
+    """
+
+    mic: Tensor
+    inexactness: Tensor
+    adjacency: Tensor
+    unmixing: Tensor
+
+    def interval(self, name: str, level: float = 0.9) -> tuple[Tensor, Tensor, Tensor]:
+        """Return lower end, median and upper end of an attribute over the draws."""
+        tail = (1 - level) / 2
+        at = torch.tensor([tail, 0.5, 1 - tail], dtype=torch.float64, device=self.mic.device)
+        low, middle, high = torch.quantile(getattr(self, name), at, dim=0)
+        return low, middle, high
+
+
+@dataclass(frozen=True, eq=False)
+class NullTest:
+    """The MIC against what the same search finds where no order is shared.
+
+    `shuffle_domains` deals the same rows to domains of the same sizes at random. Domains of one law are alike, so any
+    order fits them exactly but for the noise of the component analysis: this null says how much noise there is, and how
+    much variation between domains it looks like. A MIC below it is no evidence of an order; one far above it says that
+    domains differ in ways that no order explains. `random_in_subspace` draws unmixing matrices at random in one row
+    space, `random_unmixing` in all of the features: what the search over orders makes of nothing.
+
+    Attributes:
+        kind: Which of `NULLS`.
+        observed: The MIC of the fit.
+        mic: MIC of each draw, `(draws,)`.
+        variation: Variation of each factor in each draw, `(draws, components)`; see `Alignment.variation`.
+        p_value: How often a draw has a MIC as small, one added above and below.
+        variation_p_value: How often a draw's factor varies as much between domains, `(components,)`.
+    """
+
+    kind: str
+    observed: float
+    mic: Tensor
+    variation: Tensor
+    p_value: float
+    variation_p_value: list[float]
+
+
+def bootstrap(
+    tables: Sequence[Tensor], fitted: Alignment, draws: int, fit_many: FitMany, generator: torch.Generator
+) -> Bootstrap:
+    """Return what `fit_many` finds in `draws` bootstrap samples of each table `(samples, features)`."""
+
+    def sample(count: int) -> list[Tensor]:
+        return [
+            table[torch.randint(len(table), (count, len(table)), generator=generator).to(table.device)]
+            for table in tables
+        ]
+
+    found = _in_chunks(draws, tables, lambda count: fit_many(sample(count)))
+    sign = (found.unmixing * fitted.unmixing).sum(dim=-1).sign()
+    effects = adjacency_of(found.triangular) * sign[:, None, :, None] * sign[:, None, None, :]
+    return Bootstrap(found.mic, found.inexactness, effects, found.unmixing * sign[..., None])
+
+
+def null_test(
+    kind: str,
+    tables: Sequence[Tensor],
+    fitted: Alignment,
+    draws: int,
+    fit_many: FitMany,
+    generator: torch.Generator,
+) -> NullTest:
+    """Return the comparison with one of `NULLS`.
+
+    Raises:
+        UnknownName: There is no such kind.
+        ConfigError: No draw is asked for.
+    """
+    if kind not in NULLS:
+        raise UnknownName.of("kind of null", kind, NULLS)
+    if draws < 1:
+        raise ConfigError(f"draws must be at least 1, given {draws}.")
+    if kind == "shuffle_domains":
+        found = _in_chunks(draws, tables, lambda count: fit_many(_shuffled(tables, count, generator)))
+    else:
+        domains, components, features = fitted.rows.shape[1:]
+        width = components if kind == "random_in_subspace" else features
+        rows = torch.randn(draws, domains, components, width, generator=generator, dtype=fitted.rows.dtype)
+        found = align(rows.to(fitted.rows.device))
+    observed = float(fitted.mic)
+    return NullTest(
+        kind,
+        observed,
+        found.mic,
+        found.variation,
+        (1 + int((found.mic <= observed).sum())) / (1 + draws),
+        ((1 + (found.variation >= fitted.variation).sum(dim=0)) / (1 + draws)).tolist(),
+    )
+
+
+def adjacency_of(triangular: Tensor) -> Tensor:
+    """Return effects `[..., cause, effect]`: `B = Omega^{-1/2} (I - A)`, and A transposed."""
+    scaled = triangular / triangular.diagonal(dim1=-2, dim2=-1)[..., None]
+    return (torch.eye(scaled.shape[-1], dtype=scaled.dtype, device=scaled.device) - scaled).mT
+
+
+def _shuffled(tables: Sequence[Tensor], draws: int, generator: torch.Generator) -> list[Tensor]:
+    """Return the rows of all tables, dealt to tables of the same sizes at random."""
+    rows = torch.cat(list(tables))
+    order = torch.rand(draws, len(rows), generator=generator).argsort(dim=1).to(rows.device)
+    return [rows[part] for part in order.split([len(table) for table in tables], dim=1)]
+
+
+def _in_chunks(draws: int, tables: Sequence[Tensor], run: Callable[[int], Alignment]) -> Alignment:
+    """Run draws in parts that fit into memory, and put them together."""
+    step = max(1, _CHUNK // max(table.numel() for table in tables))
+    parts = [run(min(step, draws - begin)) for begin in range(0, draws, step)]
+    return Alignment(*(torch.cat([getattr(part, item.name) for part in parts]) for item in fields(Alignment)))

@@ -1,0 +1,339 @@
+"""HCA finds the order where there is one, says when there is none to find, and takes what scikit-learn's users give."""
+
+import itertools
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.decomposition import FastICA
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
+from sklearn.utils.estimator_checks import check_estimator
+
+from latent.causal.data.linear_sem import linear_domains, nested_span_error
+from latent.causal.errors import DataError, DataWarning
+from latent.causal.independent_components import independent_components
+from latent.causal.methods.hca import HCA
+from latent.causal.subspaces import distances, invariant_domains, spectrum
+from latent.causal.triangular import align, inexactness_of, shared_rows
+from latent.core.errors import ConfigError, UnknownName
+from latent.core.run.seed import generator
+
+SEED = 10
+
+
+@pytest.fixture(scope="module")
+def world():
+    return linear_domains(generator=generator(SEED, "world"))
+
+
+@pytest.fixture(scope="module")
+def fitted(world):
+    return HCA(random_state=SEED).fit(world.domains)
+
+
+# Independent components ----------------------------------------------------------------------------------------------
+
+
+def test_components_are_those_of_scikit_learn(world):
+    table = world.domains["domain 0"]
+    ours = independent_components(table[None], 3, generator=generator(0, "starts"), restarts=3)
+    theirs = FastICA(3, whiten="unit-variance", max_iter=1000, tol=1e-8, random_state=0).fit(table.numpy())
+    rows = torch.from_numpy(np.linalg.pinv(theirs.mixing_))
+    cosines = torch.nn.functional.normalize(ours.unmixing[0]) @ torch.nn.functional.normalize(rows).mT
+    assert cosines.abs().amax(dim=1).min() > 1 - 1e-6
+    sources = (table - table.mean(dim=0)) @ ours.unmixing[0].mT
+    torch.testing.assert_close(sources.std(dim=0), torch.ones(3, dtype=torch.float64))
+    assert bool((ours.negentropy[0].diff() <= 0).all())
+
+
+def test_a_batch_of_tables_gives_what_each_gives_alone(world):
+    tables = torch.stack([rows[:500] for rows in world.domains.values()])
+    together = independent_components(tables, 3, generator=generator(0, "starts"), restarts=2)
+    for index, table in enumerate(tables):
+        alone = independent_components(table[None], 3, generator=generator(0, "starts"), restarts=2)
+        torch.testing.assert_close(alone.unmixing[0], together.unmixing[index])
+
+
+def test_a_start_that_ran_out_of_iterations_is_not_chosen_and_said():
+    table = linear_domains(generator=generator(1, "world"), samples=300).domains["domain 0"]
+    assert not independent_components(table[None], 3, generator=generator(0, "s"), max_iter=1).converged[0]
+    assert independent_components(table[None], 3, generator=generator(0, "s"), max_iter=1000).converged[0]
+
+
+# The search over orders ----------------------------------------------------------------------------------------------
+
+
+def test_search_undoes_any_order_and_sign_of_the_rows():
+    draw = generator(3, "rows")
+    shared = torch.linalg.qr(torch.randn(6, 3, generator=draw, dtype=torch.float64)).Q.mT
+    triangular = torch.randn(4, 3, 3, generator=draw, dtype=torch.float64).tril() + 2 * torch.eye(3)
+    rows = triangular @ shared
+    shuffled = torch.stack([part[torch.randperm(3, generator=draw)] for part in rows])
+    signs = torch.randint(2, (4, 3, 1), generator=draw) * 2 - 1
+    found = align((shuffled * signs)[None])
+    assert float(found.mic) < 1e-12
+    assert float(nested_span_error(found.unmixing[0], shared).max()) < 1e-9
+    torch.testing.assert_close(found.triangular[0] @ found.unmixing[0], found.rows[0])
+
+
+def test_search_finds_the_minimum_of_all_orders():
+    rows = torch.randn(1, 3, 3, 5, generator=generator(4, "rows"), dtype=torch.float64)
+    best = min(_by_hand(rows[0], orders) for orders in itertools.product(itertools.permutations(range(3)), repeat=3))
+    assert float(align(rows).mic) == pytest.approx(best, abs=1e-10)
+
+
+def _by_hand(rows, orders):
+    """The MIC of one combination, by singular value decompositions one after the other (arXiv:2506.10378)."""
+    ordered = [part[list(order)].numpy() for part, order in zip(rows, orders, strict=True)]
+    shared: list[np.ndarray] = []
+    for index in range(3):
+        rest = [part[index] - sum(part[index] @ row * row for row in shared) for part in ordered]
+        shared.append(np.linalg.svd(np.stack(rest))[2][0])
+    h = np.stack(shared)
+    coefficients = []
+    for part in ordered:
+        overlap = np.tril(part @ h.T) @ h @ np.linalg.pinv(part)
+        squares = overlap**2
+        coefficients.append(np.mean(1 - np.diag(squares) / squares.sum(1)))
+    return max(coefficients)
+
+
+def test_least_squares_triangle_is_the_lower_part():
+    """B_k needs no optimiser: H has orthonormal rows, so the best triangular B is part of `U H^T`."""
+    draw = generator(5, "rows")
+    rows = torch.randn(3, 6, generator=draw, dtype=torch.float64)
+    shared = torch.linalg.qr(torch.randn(6, 3, generator=draw, dtype=torch.float64)).Q.mT
+    best = (rows @ shared.mT).tril()
+    loss = (rows - best @ shared).square().sum()
+    for step in torch.randn(20, 3, 3, generator=draw, dtype=torch.float64):
+        assert (rows - (best + 0.01 * step.tril()) @ shared).square().sum() > loss
+
+
+def test_inexactness_is_zero_for_the_identity_and_grows_with_what_is_off_it():
+    rows = torch.randn(3, 3, generator=generator(6, "rows"), dtype=torch.float64)
+    inverse = torch.linalg.inv(rows)
+    assert float(inexactness_of(rows, inverse)) == pytest.approx(0, abs=1e-12)
+    mixed = (torch.eye(3, dtype=torch.float64) + torch.tensor([[0, 1, 0], [0, 0, 0], [0, 0, 0]])) @ rows
+    assert float(inexactness_of(mixed, inverse)) == pytest.approx(0.5 / 3)
+
+
+def test_shared_rows_are_orthonormal():
+    rows = torch.randn(7, 4, 3, 6, generator=generator(7, "rows"), dtype=torch.float64)
+    found = shared_rows(rows)
+    torch.testing.assert_close(found @ found.mT, torch.eye(3, dtype=torch.float64).expand(7, 3, 3))
+
+
+def test_too_many_domains_are_refused_before_any_work():
+    with pytest.raises(ConfigError, match="9 domains with 3 factors"):
+        align(torch.randn(1, 9, 3, 4, dtype=torch.float64))
+
+
+# The whole analysis --------------------------------------------------------------------------------------------------
+
+
+def test_order_and_effects_are_found(world, fitted):
+    assert fitted.mic_ < 0.01
+    assert float(nested_span_error(fitted.unmixing_, world.unmixing)[:2].max()) < 0.01
+    for name in world.domains:
+        effects = fitted.adjacency(name)
+        assert float(effects.tril().abs().max()) < 1e-9  # no effect on what is upstream
+    torch.testing.assert_close(fitted.noise_covariance("domain 0"), torch.eye(3).double(), atol=0.25, rtol=0)
+    torch.testing.assert_close(fitted.weights("domain 1") @ fitted.triangular_["domain 1"], torch.eye(3).double())
+
+
+def test_effects_are_those_of_the_factors_that_it_names(world, fitted):
+    """Regress each factor on those upstream of it, in each domain: that is what an effect means."""
+    for name, table in world.domains.items():
+        factors = fitted.transform(table)
+        factors = factors - factors.mean(dim=0)
+        by_regression = torch.linalg.lstsq(factors[:, :2], factors[:, 2]).solution
+        torch.testing.assert_close(fitted.adjacency(name)[:2, 2], by_regression, atol=0.15, rtol=0.15)
+
+
+def test_alike_domains_have_a_small_mic_and_are_warned_about():
+    alike = linear_domains(generator=generator(SEED, "world"), alike=True)
+    with pytest.warns(DataWarning, match="do not differ enough to tell their order: variation 0.0"):
+        model = HCA(random_state=SEED).fit(alike.domains)
+    assert model.mic_ < 0.01  # as small as where there is an order
+    assert float(nested_span_error(model.unmixing_, alike.unmixing)[:2].max()) > 0.1
+
+
+def test_domains_that_differ_are_not_warned_about(world):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        HCA(random_state=SEED).fit(world.domains)
+
+
+def test_gaussian_sources_are_warned_about_with_their_statistic():
+    gaussian = linear_domains(generator=generator(11, "world"), law="gaussian", samples=800)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        HCA(restarts=3, max_iter=200, variation_draws=0).fit(gaussian.domains)
+    said = [str(warning.message) for warning in caught if "as Gaussian as noise (p = 0." in str(warning.message)]
+    assert len(said) >= 2  # 5 % level, four domains
+
+
+def test_components_that_did_not_converge_are_warned_about(world):
+    with pytest.warns(ConvergenceWarning, match="none of 2 starts .* converged in 1 iterations"):
+        HCA(restarts=2, max_iter=1, variation_draws=0).fit(world.domains)
+
+
+def test_different_subspaces_are_warned_about(world):
+    other = linear_domains(generator=generator(77, "world"))
+    mixed = {**dict(itertools.islice(world.domains.items(), 3)), "other": other.domains["domain 0"]}
+    with pytest.warns(DataWarning, match="principal subspaces of .* are 0.* apart"):
+        HCA(restarts=3, variation_draws=0).fit(mixed)
+    assert invariant_domains(mixed) == ("domain 0", "domain 1", "domain 2")
+
+
+def test_bootstrap_and_nulls_surround_and_exceed_the_fit(fitted):
+    resampled = fitted.bootstrap(20, restarts=2)
+    low, middle, high = resampled.interval("mic")
+    assert 0 <= low < middle < high < 0.05
+    effect_low, _, effect_high = resampled.interval("adjacency")
+    inside = (effect_low <= fitted.adjacency("domain 0")) & (fitted.adjacency("domain 0") <= effect_high)
+    assert inside[0].float().mean() > 0.6
+    for kind in ("random_in_subspace", "random_unmixing"):
+        null = fitted.null_test(kind, 40)
+        assert null.p_value == pytest.approx(1 / 41)
+        assert null.mic.min() > fitted.mic_
+    with pytest.raises(UnknownName, match="shuffle_domains"):
+        fitted.null_test("shuffled")
+
+
+def test_subsets_have_the_mic_of_fits_to_them(world, fitted):
+    found = fitted.subsets(3)
+    assert len(found) == 5
+    names, mic = next(iter(found.items()))
+    alone = HCA(random_state=SEED, variation_draws=0).fit({name: world.domains[name] for name in names})
+    assert alone.mic_ == pytest.approx(mic, abs=1e-9)
+    assert mic == min(found.values())
+
+
+def test_what_factors_explain_does_not_depend_on_the_representative(world, fitted):
+    explained = fitted.explained_by_factors()
+    assert bool((explained >= -1e-9).all())
+    assert float(explained.sum(dim=0).min()) > 0.95  # three factors made the six features
+    centred = torch.cat([table - table.mean(dim=0) for table in world.domains.values()])
+    upstream = centred @ fitted.ambiguity(1).mT
+    residual = centred - upstream @ torch.linalg.lstsq(upstream, centred).solution
+    torch.testing.assert_close(explained[0], 1 - residual.square().sum(0) / centred.square().sum(0))
+
+
+# What it takes and returns -------------------------------------------------------------------------------------------
+
+
+def test_numpy_in_numpy_out_and_the_same_numbers(world, fitted):
+    arrays = {name: table.numpy() for name, table in world.domains.items()}
+    model = HCA(random_state=SEED, variation_draws=0).fit(arrays)
+    assert isinstance(model.unmixing_, np.ndarray)
+    np.testing.assert_allclose(model.unmixing_, fitted.unmixing_.numpy(), atol=1e-9)
+    assert isinstance(model.transform(arrays["domain 0"]), np.ndarray)
+    single = world.domains["domain 0"].float()
+    back = fitted.inverse_transform(fitted.transform(single))
+    assert isinstance(back, torch.Tensor)
+    assert back.dtype == torch.float32
+    torch.testing.assert_close(back, single, atol=0.2, rtol=0.05)
+
+
+def test_labels_in_place_of_a_mapping(world, fitted):
+    table = torch.cat(list(world.domains.values()))
+    labels = [name for name, rows in world.domains.items() for _ in range(len(rows))]
+    order = torch.randperm(len(table), generator=generator(0, "order"))
+    model = HCA(random_state=SEED, variation_draws=0).fit(table[order], np.array(labels)[order.numpy()])
+    assert model.mic_ == pytest.approx(fitted.mic_, rel=1e-3)
+    assert sorted(model.domains_) == sorted(world.domains)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "error", "said"),
+    [
+        (lambda d: {"only": d["domain 0"]}, DataError, "one domain"),
+        (lambda d: {}, DataError, "no domain"),
+        (lambda d: {**d, "small": d["domain 0"][:3]}, DataError, "'small' has 3 rows"),
+        (lambda d: {**d, "flat": d["domain 0"] * torch.tensor([1, 1, 0, 1, 1, 1])}, DataError, r"columns \[2\]"),
+        (lambda d: {**d, "hole": d["domain 0"].index_fill(0, torch.tensor([4]), torch.nan)}, DataError, "row 4"),
+        (lambda d: {**d, "thin": d["domain 0"][:, :1] * torch.arange(1, 7)}, DataError, "fewer than 3 directions"),
+        (lambda d: {**d, "wide": torch.randn(50, 7)}, DataError, "7 features, but HCA is expecting 6"),
+    ],
+)  # fmt: skip
+def test_bad_tables_are_refused_by_name(world, spoil, error, said):
+    with pytest.raises(error, match=said):
+        HCA().fit(spoil(world.domains))
+
+
+def test_bad_settings_and_late_calls(world, fitted):
+    with pytest.raises(DataError, match="n_components=7 for 6 features"):
+        HCA(7).fit(world.domains)
+    with pytest.raises(ConfigError, match="restarts must be at least 1"):
+        HCA(restarts=0).fit(world.domains)
+    with pytest.raises(NotFittedError):
+        HCA().transform(world.domains["domain 0"])
+    with pytest.raises(UnknownName, match="domain 9"):
+        fitted.adjacency("domain 9")
+    with pytest.raises(DataError, match="holds the domain of each row"):
+        HCA().fit(world.domains["domain 0"])
+
+
+def test_scikit_learn_finds_an_estimator():
+    """None of its checks is excluded: its labels are taken for domains."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # small tables of noise: what they are warned about has its own tests
+        check_estimator(HCA(1, variation_draws=0), on_skip=None)
+
+
+# The leaderboard -----------------------------------------------------------------------------------------------------
+
+
+def test_principal_subspaces():
+    draw = generator(8, "rows")
+    base = torch.randn(400, 2, generator=draw, dtype=torch.float64)
+    flat = torch.cat([base, 1e-3 * torch.randn(400, 2, generator=draw, dtype=torch.float64)], dim=1)
+    turned = flat[:, [2, 3, 0, 1]]
+    found = distances([flat, 3 * flat + 1, turned], 2)
+    torch.testing.assert_close(found[0, 1], torch.tensor(0.0).double(), atol=1e-9, rtol=0)
+    assert found[0, 2] > 0.99
+    assert spectrum(flat)[:2].sum() > 0.999
+
+
+@pytest.fixture(scope="module")
+def leaderboard():
+    import os
+
+    from latent.causal.data.leaderboard import open_llm_leaderboard
+
+    folder = Path(os.environ.get("LATENT_DATA", "")) / "open_llm_leaderboard"
+    if not os.environ.get("LATENT_DATA") or not folder.is_dir():
+        pytest.skip("LATENT_DATA has no open_llm_leaderboard")
+    return open_llm_leaderboard()
+
+
+def test_domains_and_spectra_of_the_leaderboard(leaderboard):
+    assert {name: len(rows) for name, rows in leaderboard.domains.items()} == {
+        "llama-3-8b": 717, "mistral-7b": 293, "qwen2.5-14b": 258, "llama-3.1-8b": 199, "qwen2-7b": 158,
+        "qwen2.5-0.5b": 153, "gemma-2-9b": 131, "qwen2.5-7b": 119,
+    }  # fmt: skip
+    explained = {name: float(spectrum(rows)[:3].sum()) for name, rows in leaderboard.domains.items()}
+    assert explained.pop("qwen2.5-0.5b") == pytest.approx(0.886, abs=0.001)
+    assert min(explained.values()) == pytest.approx(0.945, abs=0.001)
+    assert max(explained.values()) == pytest.approx(0.987, abs=0.001)
+    assert invariant_domains(leaderboard.domains) == (
+        "llama-3-8b", "qwen2.5-14b", "llama-3.1-8b", "qwen2-7b", "qwen2.5-7b"
+    )  # fmt: skip
+
+
+def test_mic_of_the_leaderboard(leaderboard):
+    names = ["llama-3-8b", "qwen2.5-14b", "llama-3.1-8b", "qwen2-7b", "qwen2.5-7b"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = HCA(variation_draws=0).fit(leaderboard.only(names).domains)
+        others = ["mistral-7b", "gemma-2-9b", "qwen2.5-0.5b", "llama-3-8b"]
+        far = HCA(variation_draws=0).fit(leaderboard.only(others).domains)
+    sets = {names: mic for names, mic in model.subsets(4).items() if len(names) == 4}
+    chosen = ("llama-3-8b", "qwen2.5-14b", "llama-3.1-8b", "qwen2.5-7b")
+    assert min(sets, key=lambda names: sets[names]) == chosen
+    assert sets.pop(chosen) == pytest.approx(0.0261, abs=0.001)
+    assert sorted(sets.values()) == pytest.approx([0.062, 0.074, 0.078, 0.097], abs=0.003)
+    assert far.mic_ == pytest.approx(0.398, abs=0.003)

@@ -1,0 +1,74 @@
+"""`latent hca` on a table of known order, with its report and its mistakes."""
+
+import csv
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from latent.causal.cli import hca
+from latent.causal.data.linear_sem import linear_domains
+from latent.causal.errors import DataError
+from latent.core.errors import UnknownName
+from latent.core.run.seed import generator
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    world = linear_domains(generator=generator(10, "world"), samples=400, domains=3)
+    path = tmp_path_factory.mktemp("tables") / "scores.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["name", "base", *"abcdef"])
+        for name, rows in world.domains.items():
+            writer.writerows([f"row {index}", name, *row] for index, row in enumerate(rows.tolist()))
+        writer.writerow(["lonely", "small", *[1.0] * 6])
+    return path
+
+
+def run(*words):
+    return CliRunner().invoke(hca, [str(word) for word in words], catch_exceptions=False)
+
+
+def test_a_table_is_analysed_and_reported(table, tmp_path):
+    done = run(table, "--domain-column", "base", "--columns", "a,b,c,d,e,f", "--draws", 20, "--out", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    assert "One causal order of 3 factors fits 3 domains with MIC 0.0" in done.output
+    assert "small" not in done.output  # one row
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["numbers"]["MIC"] < 0.02
+    assert {figure["name"] for figure in report["figures"]} == {"graph", "mic", "mixing", "factors", "effects"}
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "domain 2" in page
+    assert "Causal graph" in page
+
+
+def test_domains_can_be_chosen_and_warnings_are_shown(table, tmp_path):
+    words = ("--domain-column", "base", "--domains", "domain 0,domain 1", "--components", 2, "--draws", 5)
+    done = run(table, *words, "--out", tmp_path / "two")
+    assert done.exit_code == 0
+    assert "domain 2" not in done.output
+    assert "2 factors fits 2 domains" in done.output
+
+
+@pytest.mark.parametrize(
+    ("words", "error", "said"),
+    [
+        (("--domain-column", "bas"), UnknownName, "Unknown column 'bas'"),
+        (("--domain-column", "base", "--columns", "a,z"), UnknownName, "Unknown column 'z'"),
+        (("--domain-column", "base", "--domains", "domain 9"), UnknownName, "Unknown domain 'domain 9'"),
+        (("--domain-column", "base", "--domains", "domain 0"), DataError, "one domain"),
+        (("--domain-column", "base", "--columns", "a,b", "--components", "3"), DataError, "n_components=3 for 2 feat"),
+        (("--domain-column", "base", "--columns", "name,a,b"), DataError, "row 2, column 'name': 'row 0'"),
+        (("--domain-column", "base", "--minimum-rows", "5000"), DataError, "none of 4 domains has 5000 rows"),
+    ],
+)
+def test_mistakes_are_named_and_nothing_is_written(table, tmp_path, words, error, said):
+    with pytest.raises(error, match=said):
+        run(table, *words, "--out", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_table_that_is_not_there_and_a_column_that_was_not_named(table):
+    assert "there is no file 'nothing.csv', and it is not open-llm-leaderboard" in run("nothing.csv").output
+    assert "--domain-column NAME" in run(table).output
