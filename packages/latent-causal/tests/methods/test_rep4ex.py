@@ -593,6 +593,7 @@ def test_every_arm_measures_what_its_claims_need(tmp_path, monkeypatch):
     for claim in module.CLAIMS:
         for arm, measure in claim.pairs:
             assert math.isfinite(found[arm][measure]), (arm, measure)
-    assert found["plain"]["r2"] != found["permuted"]["r2"] != found["excessive"]["r2"]
+    assert len({found[arm]["r2"] for arm in ("restricted", "plain", "permuted", "excessive")}) == 4
+    assert len({found[arm]["error"] for arm in module.ARMS}) == len(module.ARMS)
     with pytest.raises(ConfigError, match="two batches"):
         replace(config, samples=300)

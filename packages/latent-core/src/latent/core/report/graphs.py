@@ -68,8 +68,8 @@ def causal_graph(
     for edge in edges:
         if not 0 <= edge.cause < edge.effect < len(nodes):
             raise ConfigError(
-                f"Figure {name!r}: the edge {edge.cause} -> {edge.effect} does not run from an earlier to a later one of "
-                f"{len(nodes)} nodes.",
+                f"Figure {name!r}: the edge {edge.cause} -> {edge.effect} does not run from an earlier to a later "
+                f"one of {len(nodes)} nodes.",
                 hint="Give the nodes in causal order.",
             )
     strongest = max((abs(edge.weight) for edge in edges), default=1.0) or 1.0
