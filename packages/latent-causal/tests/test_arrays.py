@@ -121,6 +121,14 @@ def test_what_is_no_table_is_refused(given, said):
     assert isinstance(caught.value, ValueError)  # what scikit-learn's users catch
 
 
+@pytest.mark.parametrize("kind", [np.array, torch.tensor])
+def test_numbers_beyond_the_dtype_are_refused(kind):
+    given = kind([[1.0, 2.0], [3.0, -1e39]], dtype=np.float64 if kind is np.array else torch.float64)
+    assert torch.isfinite(matrix(given, Table())).all()
+    with pytest.raises(DataError, match=r"X holds 1e\+39; float32 ends at 3.4e\+38"):
+        matrix(given, Table(), dtype=torch.float32)
+
+
 def test_one_column_is_told_how_to_be_written():
     with pytest.raises(DataError, match=r"write y\[:, None\]"):
         matrix(torch.ones(3), Table(), name="y")

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from latent.causal import neighbours as module
 from latent.causal.neighbours import neighbours
 from latent.core.errors import ConfigError, ShapeError
 from latent.core.run.seed import generator
@@ -46,6 +47,25 @@ def test_counts_and_distances_are_those_of_a_loop(block):
     capped = neighbours(x, support, classes, groups, limit=2, block=block)
     assert torch.equal(capped.count, count.clamp(max=2))
     torch.testing.assert_close(capped.nearest, found.nearest)
+
+
+def test_a_block_bounds_differences_too(monkeypatch):
+    rows, count = [], module._agreeing
+
+    def agreeing(distances, classes, groups):
+        rows.append(len(distances))
+        return count(distances, classes, groups)
+
+    monkeypatch.setattr(module, "_agreeing", agreeing)
+    x, classes, _ = points(10, width=50)
+    support, _, groups = points(8, width=50, seed=1)
+    wanted = neighbours(x, support, classes, groups, k=3)
+    found = neighbours(x, support, classes, groups, k=3, block=800)  # 4 x 50 numbers a row
+    assert rows == [10, 4, 4, 2]
+    assert torch.equal(found.indices, wanted.indices)
+    assert torch.equal(found.count, wanted.count)
+    neighbours(x[:, :1], support[:, :1], classes, groups, k=1, block=40)  # 8 distances a row
+    assert rows[4:] == [5, 5]
 
 
 def test_a_point_is_not_its_own_neighbour():

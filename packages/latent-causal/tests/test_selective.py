@@ -2,9 +2,11 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
+from latent.causal.errors import DataError
 from latent.causal.selective import ConformalSets, fit_temperature, selective_report, softmax_admits
 from latent.core.errors import ConfigError, ShapeError
 from latent.core.metrics.stats import wilson
@@ -38,6 +40,36 @@ def test_a_class_without_an_admitted_row_has_no_accuracy_and_is_the_worst():
     assert math.isnan(found.by_class[1].accuracy)
     assert math.isnan(found.by_class[2].coverage)
     assert found.overall.coverage == 0.5
+
+
+@pytest.mark.parametrize(
+    "names", [np.array([5, 6]), np.array([-1, 1]), np.array(["no", "yes"]), np.array(["no", "yes"], dtype=object)]
+)
+def test_labels_of_any_kind_give_the_report_of_places(names):
+    pred, y = np.array([0, 0, 0, 1, 1, 1]), np.array([0, 0, 1, 1, 1, 0])
+    admitted = np.array([True, True, True, True, False, False])
+    wanted = selective_report(pred, admitted, y)
+    assert wanted.worst == 0.5
+    assert selective_report(names[pred], admitted, names[y]) == wanted
+    with pytest.raises(DataError, match=r"in common|numbers and") as caught:
+        selective_report(pred + 10, admitted, names[y])
+    assert "predict" in caught.value.hint
+
+
+def test_labels_that_cannot_be_compared_are_refused():
+    admitted = torch.tensor([True, True])
+    with pytest.raises(DataError, match=r"in common: \[0, 1\] and \[5, 6\]"):
+        selective_report(torch.tensor([0, 1]), admitted, torch.tensor([5, 6]))
+    with pytest.raises(DataError, match="pred holds numbers and y holds text"):
+        selective_report(torch.tensor([0, 1]), admitted, ["no", "yes"])
+    with pytest.raises(DataError, match="from 0 to 1"):
+        selective_report(torch.tensor([0, 1]), admitted, torch.tensor([1, 2]), classes=2)
+    with pytest.raises(ShapeError, match="batch"):
+        selective_report(torch.tensor([0, 1, 1]), admitted, torch.tensor([0, 1]))
+    with pytest.raises(ShapeError, match="batch"):
+        selective_report(torch.tensor([[0], [1]]), admitted, torch.tensor([0, 1]))
+    wrong = selective_report(torch.tensor([0, 0]), admitted, torch.tensor([1, 1]), classes=2)  # all wrong, and said so
+    assert wrong.overall.right == 0
 
 
 def test_softmax_of_at_least_alpha():

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from latent.causal.data.sorting import LENGTH, every_input, load_sorter, sorting, sorting_pairs
+from latent.causal.data.sorting import LENGTH, every_input, load_sorter, sorting, sorting_pairs, split_inputs
 from latent.core.errors import ConfigError, FormatError
 
 PRESENT = (
@@ -60,6 +60,22 @@ def test_some_pairs_are_drawn_by_seed():
             sorting_pairs(1, seed=0, count=count)
     with pytest.raises(ConfigError, match="place=6"):
         sorting(6)
+
+
+def test_inputs_are_split_before_they_are_paired():
+    one, other = split_inputs(0.25, seed=0)
+    assert sorted([*one.tolist(), *other.tolist()]) == list(range(729))
+    assert len(one) == 182
+    assert torch.equal(one, split_inputs(0.25, seed=0)[0])
+    assert not torch.equal(one, split_inputs(0.25, seed=1)[0])
+    there = {tuple(row) for row in every_input()[one].tolist()}
+    pairs = sorting_pairs(2, seed=0, among=one)
+    assert 0 < len(pairs) < len(sorting_pairs(2, seed=0))
+    for inputs in (pairs.base, pairs.source):
+        assert {tuple(row) for row in inputs["input_ids"][:, :LENGTH].tolist()} <= there
+    for share in (0.0, 1.0):
+        with pytest.raises(ConfigError, match="fewer than two"):
+            split_inputs(share, seed=0)
 
 
 @needs_data

@@ -17,6 +17,7 @@ from latent.causal.mediation.agreement import Agreement
 from latent.causal.mediation.alignment import AlignmentConfig, BoundlessConfig
 from latent.causal.mediation.masks import MaskTraining
 from latent.causal.mediation.pairs import Pairs
+from latent.causal.methods.right_mediator import MediationAnalysis, MediationConfig
 from latent.core.errors import ConfigError
 from latent.core.run.context import ArmContext
 from latent.core.run.seed import generator
@@ -116,6 +117,32 @@ def pairs():
     base, source = -torch.rand(40, 3, generator=random), torch.rand(40, 3, generator=random)
     no, yes = torch.zeros(40, dtype=torch.long), torch.ones(40, dtype=torch.long)
     return Pairs(base, source, labels=yes, base_labels=no, source_labels=yes, values=yes)
+
+
+def test_the_sorter_is_scored_on_inputs_that_were_not_searched_on():
+    for seed in (0, 1):
+        minimal, test = module._sorting(module.PRESETS["cpu"], seed)
+        assert min(len(minimal), len(test)) > 100
+        searched, scored = (
+            {tuple(row) for ids in (each.base, each.source) for row in ids["input_ids"][:, :6].tolist()}
+            for each in (minimal, test)
+        )
+        assert not searched & scored
+
+
+def test_controls_of_rankings_are_scored_on_the_rows_of_the_rankings(pairs):
+    """Rows that are searched on are spoilt: no number of the controls changes."""
+    model = Sum().eval()
+    some = mediators.units(model, "neuron", inputs=pairs.base, sites="site")
+    config = MediationConfig(searches=mediators.RANKINGS, size=0.7)
+    results, _ = mediators.analysed(model, {"neuron": some}, pairs, pairs, config)
+    seen, _ = MediationAnalysis(config).halves(model, some, pairs.base)
+    base = pairs.base.clone()
+    base[seen] = base[seen].flip(1) * torch.tensor([1.0, 0.1, 1.0])
+    one, two = (
+        mediators.of_rankings(model, some, results, each, config) for each in (pairs, replace(pairs, base=base))
+    )
+    assert one == two
 
 
 def test_rows_leave_out_what_does_not_exist():

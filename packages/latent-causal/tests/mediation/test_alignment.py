@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from latent.causal.errors import DataError
-from latent.causal.mediation.agreement import agreement, span, vectors_at
+from latent.causal.mediation.agreement import agreement, samples_at, span, vectors_at
 from latent.causal.mediation.alignment import DAS, AlignmentConfig, AlignmentLearner, BoundlessConfig, BoundlessDAS
 from latent.causal.mediation.calls import call_of
 from latent.causal.mediation.effects import effects
@@ -278,6 +278,77 @@ def test_a_language_model_is_searched_at_one_place_whatever_the_padding():
     assert search.iia(model, *given, labels) == padded.iia(model, *shifted, labels)
     assert search.units()[0] == "layers.0.resid_post[subspace] @1"
     assert search.subspace().config.tokens == "1"
+
+
+def test_a_found_subspace_is_a_result_beside_others(planted, fitted):
+    model, train, test = planted
+    controls = fitted.controls(model, train, test)
+    found = fitted.result(model, test, controls=controls)
+    assert (found.kind, found.search, found.names) == ("subspace", "DAS", ["site[subspace]"])
+    assert found.size == pytest.approx(RANK / WIDTH)
+    assert found.quality == found.iia == fitted.scores(model, test).iia
+    assert found.controls == {f"iia {name}": each.iia for name, each in controls.items()}
+    assert found.best_control == max(each.iia for each in controls.values())
+    assert found.backwards == pytest.approx(250 * 128 / 600)
+    assert found.forwards == pytest.approx(found.backwards + 1)  # and one run on each source
+    assert found.seconds > 0
+    assert found.test is None
+    plain = BoundlessDAS("site", config=BoundlessConfig(steps=2, rows=8)).fit(
+        model, train.base, train.source, train.labels.tolist()
+    )
+    assert plain.result(model, test).search == "BoundlessDAS"
+    assert plain.result(model, test).size == plain.rank / WIDTH
+
+
+def test_a_boundary_is_only_learned_by_its_own_settings():
+    with pytest.raises(ConfigError, match="given a AlignmentConfig"):
+        BoundlessDAS("site", config=AlignmentConfig())
+
+
+def test_padding_is_neither_learned_from_nor_looked_at():
+    model = small_llama(0, vocabulary=12, width=16, layers=2, longest=16, spread=0.4).eval()
+    random = generator(0, "texts")
+    ids = torch.randint(3, 12, (2, 8, 5), generator=random)
+    mask = torch.ones(8, 5, dtype=torch.long)
+    mask[:4, :2] = 0
+    base, source = ({"input_ids": each * mask, "attention_mask": mask} for each in ids)
+    labels = torch.zeros(8, dtype=torch.long)
+    settings = AlignmentConfig(rank=2, steps=1, rows=8)
+    shifted = {name: value.flip(0) for name, value in source.items()}
+    with pytest.raises(ShapeError, match="Row 0 has 3 tokens in base and 5 in source"):
+        DAS("layers.0.resid_post", config=settings).fit(model, base, shifted, labels)
+    with pytest.raises(ShapeError, match="Row 0 has 3 tokens in base and 5 in source"):
+        BoundlessDAS("layers.0.resid_post", config=BoundlessConfig(steps=1)).fit(model, base, shifted, labels)
+    DAS("layers.0.resid_post", config=settings).fit(model, base, source, labels)
+    found = samples_at(model, "layers.0.resid_post", source)
+    assert found.shape == (int(mask.sum()), 16)
+    alone = []
+    for row, length in enumerate(mask.sum(1).tolist()):
+        one = {name: value[row : row + 1, -length:] for name, value in source.items()}
+        alone.append(samples_at(model, "layers.0.resid_post", one))
+    torch.testing.assert_close(found, torch.cat(alone), atol=1e-5, rtol=1e-4)
+    assert samples_at(model, "layers.0.resid_post", source, position=-1).shape == (8, 16)
+
+
+def test_the_controls_do_not_look_at_padding(monkeypatch):
+    model = small_llama(0, vocabulary=12, width=16, layers=2, longest=16, spread=0.4).eval()
+    ids = torch.randint(3, 12, (2, 8, 5), generator=generator(0, "texts"))
+    mask = torch.ones(8, 5, dtype=torch.long)
+    mask[:, :2] = 0
+    base, source = ({"input_ids": each * mask, "attention_mask": mask} for each in ids)
+    labels = torch.arange(8) % 3
+    pairs = Pairs(base, source, labels, labels + 1, labels, labels)
+    search = DAS("layers.0.resid_post", config=AlignmentConfig(rank=2, steps=1, rows=8))
+    search.fit(model, base, source, labels)
+    seen = []
+
+    def watched(how, vectors, *args, **kwargs):
+        seen.append(len(vectors))
+        return span(how, vectors, *args, **kwargs)
+
+    monkeypatch.setattr("latent.causal.mediation.alignment.span", watched)
+    search.controls(model, pairs, pairs)
+    assert set(seen) == {8 * 3}
 
 
 def test_wrong_searches_are_refused(planted):

@@ -150,3 +150,23 @@ def test_models_that_cannot_be_run_are_refused(obs):
 
     with pytest.raises(ShapeError, match="for 4 rows"):
         call_of(Sums().eval())(obs)
+
+
+@pytest.mark.parametrize("form", [lambda x: x.numpy(), lambda x: (x.numpy(),), lambda x: {"x": x.numpy()}])
+def test_arrays_are_refused_in_a_short_text(form):
+    given = form(torch.full((4, 3), 0.125))
+    for call in (rows_of, lambda x: take(x, torch.tensor([0])), lambda x: units(nn.Identity(), "layer", inputs=x)):
+        if call is not rows_of and isinstance(given, dict):
+            continue
+        with pytest.raises((ShapeError, ConfigError)) as error:
+            call(given)
+        assert "0.125" not in str(error.value)
+        assert len(str(error.value)) < 300
+
+
+def test_texts_are_refused_in_a_short_text():
+    for given in (["one text"] * 1000, ("one text",) * 1000, "one text"):
+        for call in (rows_of, lambda x: take(x, torch.tensor([0]))):
+            with pytest.raises(ShapeError, match="str") as error:
+                call(given)
+            assert len(str(error.value)) < 250

@@ -150,14 +150,33 @@ def test_a_circuit_without_its_backup_is_sufficient_but_neither_necessary_nor_co
 
 def test_minimality_is_tried_on_no_more_units_than_asked(study):
     assert len(circuit_test(study, subset(0, 1, 2), left_out=2).minimality) == 2
-    assert len(circuit_test(study, subset(0, 1, 2), left_out=0).minimality) == 0
 
 
 def test_selectivity_is_what_this_behaviour_loses_and_the_other_one_does_not(study):
     control = other(study)
     assert selectivity(study, control, subset(0, 1, 2)) == pytest.approx(1)
-    assert selectivity(study, control, subset(0, 1, 2, 3, 4)) == pytest.approx(0)
-    assert selectivity(control, study, subset(0)) == pytest.approx(-4 / 5)
+    assert selectivity(study, control, subset(0, 1, 2, 3, 4)) == pytest.approx(1 - 1 / 5)
+    assert selectivity(control, study, subset(0)) == pytest.approx(-4)
+    upwards = Study(study.call, study.units, study.base, study.source, lambda outputs: -outputs[:, 0])
+    assert selectivity(control, upwards, subset(0)) == pytest.approx(-4)  # whichever way the control moves
+    assert selectivity(upwards, study, subset(0)) == pytest.approx(4 / 5 - 4 / 5)
+
+
+def test_a_control_that_nothing_changes_is_a_good_one(study):
+    still = Study(study.call, study.units, study.base, study.source, lambda outputs: 1e-6 * outputs[:, 0])
+    assert selectivity(study, still, subset(0)) == pytest.approx(4 / 5, abs=1e-4)
+    constant = Study(study.call, study.units, study.base, study.source, lambda outputs: 0 * outputs[:, 0] + 7)
+    assert selectivity(study, constant, subset(0)) == pytest.approx(4 / 5)
+
+
+def test_what_rounding_makes_is_no_behaviour(study):
+    rounding = Study(
+        study.call, study.units, study.base, study.source, lambda outputs: 1000 + 1e-4 * outputs[:, 0]
+    )  # fmt: skip
+    with pytest.raises(DataError, match="nothing to be faithful to"):
+        faithfulness(rounding, subset(0)[None])
+    small = Study(study.call, study.units, study.base, study.source, lambda outputs: 1e-9 * outputs[:, 0])
+    assert float(faithfulness(small, subset(0)[None])) == pytest.approx(4 / 5, rel=1e-4)
 
 
 def test_what_cannot_be_measured(study, sums):
@@ -167,6 +186,11 @@ def test_what_cannot_be_measured(study, sums):
         faithfulness(study, subset(0))
     with pytest.raises(ShapeError, match=r"given bool\[4\]"):
         circuit_test(study, torch.ones(4, dtype=torch.bool))
+    with pytest.raises(ConfigError, match="left_out=0"):
+        circuit_test(study, subset(0, 1), left_out=0)
+    for wrong in (faithfulness, circuit_test, lambda some, given: selectivity(some, some, given)):
+        with pytest.raises(ShapeError, match="given a list"):
+            wrong(study, [True, False, True, False, False])
     with pytest.raises(ConfigError, match="circuit of 0 units"):
         circuit_test(study, torch.zeros(5, dtype=torch.bool))
     with pytest.raises(ConfigError, match="rising shares"):

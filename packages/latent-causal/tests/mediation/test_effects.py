@@ -282,6 +282,17 @@ def test_what_cannot_be_asked(study, network, base, source):
         same.recovery  # noqa: B018
     with pytest.raises(DataError, match="together have no effect"):
         same.completeness  # noqa: B018
+    close = effects(Study(network, study.units, base, source, lambda outputs: 1e3 + 5e-4 * outputs[:, 0]))
+    with pytest.raises(DataError, match="same mean"):
+        close.recovery  # noqa: B018
+    with pytest.raises(DataError, match="together have no effect"):
+        close.completeness  # noqa: B018
+    for wrong, name in (("mean", "'mean'"), (Mean, "Mean"), (3, "int")):
+        with pytest.raises(ConfigError, match=f"replacement={name} replaces nothing"):
+            Study(network, study.units, base, source, lambda outputs: outputs[:, 0], replacement=wrong)
+    for metric in (lambda outputs: outputs.argmax(1), lambda outputs: outputs[:, 0] > 0):
+        same = effects(Study(network, study.units, base, source, lambda outputs, m=metric: m(outputs).float()))
+        assert torch.equal(effects(Study(network, study.units, base, source, metric)).indirect, same.indirect)
     counts = Study(network, study.units, base, source, lambda outputs: outputs.argmax(1).float())
     with pytest.raises(LatentError, match="search='exhaustive'"):
         effects(counts, search="attribution")

@@ -326,6 +326,21 @@ def test_means_are_those_of_each_site_and_each_place(llama, texts):
     assert torch.allclose(one[0], seen(llama, "layers.0.resid_post", texts[0])[:, -1].mean(0), atol=1e-5)
 
 
+def test_means_are_of_places_where_the_data_have_tokens(llama, texts):
+    """The last three columns of the data are padding in every row: a longer row finds no mean there, not NaN."""
+    every = units(llama, "layer", inputs=texts[0], sites="layers.0.resid_post")
+    short = {name: value.clone() for name, value in texts[1].items()}
+    short["input_ids"], short["attention_mask"] = short["input_ids"].flip(1), short["attention_mask"].flip(1)
+    short["attention_mask"][:, 3:] = 0
+    values = bound(Mean(short), llama, every, *texts)(EVERY)
+    assert values.by_place[0].shape[1] == 3
+    assert bool(values.by_place[0].isfinite().all())
+    call = call_of(llama)
+    replaced = patched(call, every, torch.ones(1), values)
+    with pytest.raises(ShapeError, match="up to 6 tokens, and vectors for 3 places"), torch.no_grad(), replaced:
+        call(texts[0])
+
+
 def test_zero_means_inactive_latents_and_not_the_code_of_a_zero_vector(network, base, source, kinds, dictionary):
     for kind in ("neuron", "feature"):
         some = kinds[kind]

@@ -56,6 +56,17 @@ def test_some_rows_and_other_signs(outputs):
     assert torch.equal(Scaled(LogitDifference(0, 1), -2.0)(outputs, ROWS), 2 * LogitDifference(1, 0)(outputs, ROWS))
 
 
+def test_labels_may_be_lists_and_arrays(outputs):
+    expected = LogProbability(LABELS)(outputs, ROWS)
+    for given in (LABELS.tolist(), LABELS.numpy(), LABELS.int()):
+        assert torch.equal(LogProbability(given)(outputs, ROWS), expected)
+    assert torch.equal(LogProbability(LABELS.numpy()[0])(outputs, ROWS), LogProbability(0)(outputs, ROWS))
+    for wrong in (LABELS.float(), LABELS.double().numpy(), ["a", "b"], None):
+        with pytest.raises(ShapeError, match=r"Labels are int64 \(rows,\), given") as error:
+            LogProbability(wrong)(outputs, ROWS)
+        assert "\n  " not in str(error.value)
+
+
 def test_functions_and_labels_that_do_not_fit(outputs):
     with pytest.raises(ShapeError, match=r"returned \[3, 3\]"):
         metric_of(lambda given: given)(outputs, ROWS)

@@ -1,5 +1,7 @@
 """Results: what was measured by name, tables and figures."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -47,7 +49,10 @@ def test_all_that_was_measured_has_a_name(found):
 def test_iia_is_the_quality_where_there_is_one():
     learned = Mediation(kind="subspace", search="DAS", names=["3[subspace]"], size=0.1, iia=0.97)
     assert learned.quality == 0.97
-    assert Mediation(kind="subspace", search="DAS", names=["x"], size=0.1).quality is None
+    bare = Mediation(kind="subspace", search="DAS", names=["x"], size=0.1)
+    assert (bare.quality, bare.measure) == (None, "")
+    single = replace(bare, recovery=0.0)
+    assert (single.quality, single.measure, single.numbers["recovery"]) == (0.0, "recovery", 0.0)
 
 
 def test_the_table_has_the_greatest_units_first(found):
@@ -71,6 +76,11 @@ def test_results_stand_side_by_side(found):
     assert row["iia"] == 0.97
     assert row["faithfulness"] is None
     assert row["seconds"] == 3.0
+    assert row["best control"] is None
+    assert dict(zip(table.columns, table.rows[0], strict=True))["best control"] is None  # none of its faithfulness
+    controlled = replace(found, controls={"faithfulness random": 0.1, "faithfulness last": 0.2, "cmd random": 0.9})
+    (row,) = trade_off_table([controlled]).rows
+    assert dict(zip(table.columns, row, strict=True))["best control"] == controlled.best_control == 0.2
     figure = trade_off([found, other])
     assert "subspace, DAS: 0.1, 0.97" in figure.alt
     assert "neuron, exhaustive: 0.25" in figure.alt

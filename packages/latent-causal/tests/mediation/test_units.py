@@ -175,3 +175,12 @@ def test_directions_and_subspaces_refuse_another_model_and_site(network, base):
     with pytest.raises(ProvenanceError, match="another model"):
         units(network, "direction", inputs=base, vectors=direction)
     assert list(units(network, "direction", inputs=base, vectors=direction, transfer=True)) == ["1[direction]"]
+
+
+def test_sizes_of_directions_and_subspaces_are_dimensions():
+    frame = torch.eye(8)
+    two = Units([Place("a", Span(frame[:2])), Place("b", Directions(frame[:3]))])
+    assert two.size() == 5 / 16
+    assert two.size(torch.tensor([True, False, True, False])) == 3 / 16
+    mixed = Units([Place("a", Span(frame[:2])), Place("b", Neurons(8))])
+    assert mixed.size(torch.arange(9) < 3) == pytest.approx(1 / 3)

@@ -11,7 +11,8 @@ from latent.causal.mediation.units import units
 from latent.causal.methods.right_mediator import MediationAnalysis, MediationConfig
 from latent.core.config import from_mapping, to_mapping
 from latent.core.contract import Procedure
-from latent.core.errors import ConfigError
+from latent.core.errors import ConfigError, ShapeError
+from latent.core.language.training import small_llama
 from latent.core.run.seed import isolated
 
 ALL = ("exhaustive", "attribution", "integrated", "mask")
@@ -97,7 +98,7 @@ def test_what_is_searched_on_is_not_scored_on(model, pairs):
     base, source = pairs[0], 0.2 * pairs[1]
     some = units(model, "neuron", inputs=base, sites="neurons")
     analysis = MediationAnalysis(MediationConfig(searches=("exhaustive",)))
-    seen, unseen = analysis._halves(40)
+    seen, unseen = analysis.halves(model, some, base)
     assert sorted([*seen.tolist(), *unseen.tolist()]) == list(range(40))
     assert len(seen) == 20
     spoilt = source.clone()
@@ -114,13 +115,26 @@ def test_kinds_side_by_side(model, pairs):
         "neuron": units(model, "neuron", inputs=base, sites="neurons"),
         "head": units(model, "head", inputs=base, sites="neurons", heads=5),
         "subspace": units(model, "subspace", inputs=base, sites="neurons", vectors=torch.eye(20)[:4]),
+        "half": units(model, "subspace", inputs=base, sites="neurons", vectors=torch.eye(20)[[0, 1, 9]]),
+        "layer": units(model, "layer", inputs=base, sites="neurons"),
     }
     found = MediationAnalysis(MediationConfig(searches=("attribution",), size=0.2)).analyse(
         model, kinds, base, source, task
     )
     assert [each.kind for each in found] == list(kinds)
     assert found[1].chosen.tolist() == [True, False, False, False, False]
-    assert found[2].test.sufficiency == pytest.approx(1)
+    for each in found[2:]:  # of a single unit nothing follows from keeping it
+        assert each.test is None
+        assert each.curve is None
+        assert each.controls == {}
+        assert not {"faithfulness", "necessity", "cmd", "cpr"} & set(each.numbers)
+        assert each.quality == each.recovery
+    assert found[2].recovery == pytest.approx(1)
+    assert found[2].size == pytest.approx(4 / 20)
+    assert 0 < found[3].recovery < 0.9
+    assert found[3].size == pytest.approx(3 / 20)
+    assert found[4].size == 1.0
+    assert found[0].recovery is None
     assert found[0].iia is None
     assert found[0].selectivity is None
     assert "subspace, attribution" in trade_off(found).alt
@@ -171,5 +185,68 @@ def test_settings_come_back_and_mistakes_are_named(model, pairs):
     some = units(model, "neuron", inputs=pairs[0], sites="neurons")
     with pytest.raises(ConfigError, match="neither a metric nor labels"):
         MediationAnalysis(config).analyse(model, some, *pairs)
+    with pytest.raises(ShapeError, match=r"labels of shape \(3,\) for 40 rows"):
+        MediationAnalysis(config).analyse(model, some, *pairs, labels=[0, 1, 1])
+    with pytest.raises(ConfigError, match="left_out"):
+        MediationConfig(left_out=0)
     with pytest.raises(DataError, match="Given 1 row"):
         MediationAnalysis(config).analyse(model, some, pairs[0][:1], pairs[1][:1], task)
+
+
+def test_a_single_unit_that_takes_nothing_from_a_run_recovers_nothing(model, pairs):
+    whole = units(model, "layer", inputs=pairs[0], sites="neurons")
+    config = MediationConfig(searches=("exhaustive",), replacement="zero")
+    (found,) = MediationAnalysis(config).analyse(model, whole, *pairs, task)
+    assert found.recovery is None  # all of the effect, by definition
+    assert found.quality is None
+
+
+def padded(lengths, seed):
+    """Texts of these lengths, padded on the left."""
+    longest = max(lengths)
+    mask = torch.tensor([[0] * (longest - each) + [1] * each for each in lengths])
+    random = torch.Generator().manual_seed(seed)
+    return {"input_ids": torch.randint(3, 12, mask.shape, generator=random) * mask, "attention_mask": mask}
+
+
+@pytest.fixture(scope="module")
+def language():
+    return small_llama(0, vocabulary=12, width=16, layers=1, spread=0.4).eval()
+
+
+def first(outputs):
+    return outputs[:, 5]
+
+
+def test_texts_of_several_lengths_are_resampled_within_each_half(language):
+    lengths = [5, 3, 3, 5, 3, 3, 5, 5, 3, 5]
+    base, source = padded(lengths, 0), padded(lengths, 1)
+    some = units(language, "neuron", inputs=base)
+    for seed in range(5):  # whatever the draw
+        config = MediationConfig(searches=("attribution",), replacement="resample", seed=seed)
+        analysis = MediationAnalysis(config)
+        (found,) = analysis.analyse(language, some, base, source, first)
+        assert found.chosen.any()
+        seen, unseen = analysis.halves(language, some, base)
+        assert sorted([*seen.tolist(), *unseen.tolist()]) == list(range(10))
+        for part in (seen, unseen):
+            assert sorted(set(torch.tensor(lengths)[part].tolist())) == [3, 5]
+    few = [5, 3, 3, 5, 3, 3, 5, 5, 4, 4, 4]
+    base, source = padded(few, 0), padded(few, 1)
+    with pytest.raises(DataError, match="Row 8 has 4 tokens, as 3 of all rows"):
+        analysis.analyse(language, some, base, source, first)
+    last = units(language, "neuron", inputs=base, positions=-1)
+    assert len(analysis.analyse(language, last, base, source, first)) == 1
+
+
+def test_labels_of_pairs_that_cannot_be_exchanged_are_refused_before_the_search(language, monkeypatch):
+    base, source = padded([5, 3, 5, 3], 0), padded([5, 3, 3, 5], 1)
+    some = units(language, "neuron", inputs=base)
+    config = MediationConfig(searches=("attribution",), replacement="zero")
+
+    def searched(*args, **kwargs):
+        raise AssertionError("it was searched before")
+
+    monkeypatch.setattr("latent.causal.methods.right_mediator.effects", searched)
+    with pytest.raises(ShapeError, match="Row 2 has 5 tokens in base and 3 in source"):
+        MediationAnalysis(config).analyse(language, some, base, source, first, labels=torch.zeros(4, dtype=torch.long))

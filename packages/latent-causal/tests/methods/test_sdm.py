@@ -1,5 +1,6 @@
 """Activation, neighbours, distributions, region, decision, estimator and experiment of SDM."""
 
+import copy
 import math
 import os
 import warnings
@@ -22,7 +23,7 @@ from latent.causal.calibration import (
 )
 from latent.causal.errors import DataError
 from latent.causal.experiments import sdm as module
-from latent.causal.experiments.sdm_worlds import few_points, load_world
+from latent.causal.experiments.sdm_worlds import World, few_points, load_world
 from latent.causal.methods.sdm import SDM, SDMConfig, SDMLearner, training_rows
 from latent.causal.sdm_activation import SOFTMAX_SIMILARITY, sdm_cross_entropy, sdm_log_softmax
 from latent.causal.sdm_fitting import fit_rescaler, locate_region, settle, standardise, take_calibration, take_support
@@ -126,20 +127,24 @@ def brute_region(outputs, similarity, labels, classes, alpha):
 
 @pytest.mark.parametrize("alpha", [0.7, 0.9, 0.95])
 def test_the_region_is_the_first_threshold_that_fits_all_classes(alpha):
-    some = False
+    without = 0
     for seed in range(20):
         draw = generator(seed, "region")
         similarity = 1 + (torch.rand(90, generator=draw) * 40).floor() / 10  # with ties
         labels = torch.randint(3, (90,), generator=draw)
         outputs = 1 - torch.rand(90, generator=draw) * (2.2 - similarity / 2).clamp(min=0.02) / 2
+        if seed % 4 == 0:
+            outputs = torch.rand(90, generator=draw)  # nothing is sure
+        elif seed % 4 == 1:
+            outputs[labels == 2] *= 0.6  # one class never is
         found, wanted = (search(outputs, similarity, labels, 3, alpha) for search in (find_region, brute_region))
         if wanted is None:
             assert isinstance(found, NoRegion)
+            without += 1
             continue
-        some = True
         assert found.q_min == pytest.approx(wanted[0])
         assert list(found.psi) == pytest.approx(wanted[1])
-    assert some or alpha > 0.9
+    assert 5 <= without <= 12
 
 
 def test_no_region_says_why():
@@ -416,6 +421,8 @@ def test_models_that_cannot_be_are_refused():
     for wrong in ({"classes": 1}, {"support": 2}, {"alpha": 0.4}, {"alpha": 1.0}, {"features": 0}, {"bins": 0}):
         with pytest.raises(ConfigError):
             SDMConfig(**wrong)
+    with pytest.raises(UnknownName, match="no-distance, sdm, softmax"):
+        SDMConfig(activation="SDM")
     model, _, _ = small()
     with pytest.raises(ShapeError, match="latent=5"):
         model.predict(torch.zeros(3, 4))
@@ -479,6 +486,7 @@ def test_it_keeps_kinds_labels_and_rows():
     names = np.array(["no", "yes"])[y.numpy()]
     model = SDMEstimator(**QUICK).fit(h.numpy(), names)
     assert set(model.predict(h.numpy())) <= {"no", "yes"}
+    assert model.predict(h).tolist() == model.predict(h.numpy()).tolist()  # no tensor holds text
     assert (model.predict(h.numpy()) == names).mean() > 0.9
     assert isinstance(model.predict_proba(h.numpy()), np.ndarray)
     tensors = SDMEstimator(**QUICK).fit(h.double(), y + 5)
@@ -490,6 +498,40 @@ def test_it_keeps_kinds_labels_and_rows():
     torch.testing.assert_close(kept, model.model_.support)
     seen = model.verify(h.numpy()[model.support_[:9]])
     assert seen.exemplars[:, 0].tolist() == model.support_[:9].tolist()
+
+
+def test_data_go_to_the_model_and_results_to_the_data(fitted, monkeypatch):
+    h, _ = blobs(30, seed=5)
+    wanted, labels = fitted.verify(h), fitted.predict(h)
+    away = copy.deepcopy(fitted)
+    away.model_.to("meta")
+    asked = []
+
+    def predict(self, given):
+        asked.append(given.device.type)
+        return wanted
+
+    def stays(self, *args, **kwargs):
+        raise AssertionError("the model is moved")
+
+    monkeypatch.setattr(SDM, "predict", predict)
+    monkeypatch.setattr(torch.nn.Module, "to", stays)
+    assert away.verify(h).pred.device == h.device
+    assert torch.equal(away.predict(h), labels)
+    assert isinstance(away.verify(h.numpy()).admitted, np.ndarray)
+    assert away.predict_proba(h).device == h.device
+    assert asked == ["meta"] * 4
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_a_model_on_cuda_takes_data_from_anywhere():
+    h, y = blobs(120, seed=6)
+    model = SDMEstimator(**QUICK).fit(h.cuda(), y.cuda())
+    here, there = model.verify(h), model.verify(h.cuda())
+    assert (here.pred.device.type, there.pred.device.type) == ("cpu", "cuda")
+    assert model.model_.mean.device.type == "cuda"
+    assert torch.equal(model.predict(h.cuda()).cpu(), model.predict(h))
+    assert torch.equal(here.pred, there.pred.cpu())
 
 
 def test_the_best_restart_is_kept_and_seeds_matter(fitted):
@@ -566,9 +608,32 @@ def test_data_and_settings_that_cannot_be_are_refused():
     ):
         with pytest.raises(DataError, match=said):
             SDMEstimator(**QUICK).fit(*wrong)
-    for wrong in ({"restarts": 0}, {"alpha": 0.3}, {"learning_rate": 0.0}, {"rescaler_epochs": -1}):
-        with pytest.raises(DataError):
+    for wrong in (
+        {"restarts": 0}, {"alpha": 0.3}, {"learning_rate": 0.0}, {"rescaler_learning_rate": math.nan},
+        {"rescaler_epochs": -1}, {"restarts": 2.5}, {"epochs": "8"}, {"limit": 0}, {"limit": 2.5}, {"patience": True},
+        {"random_state": None}, {"random_state": 0.5}, {"alpha": "0.95"},
+    ):  # fmt: skip
+        with pytest.raises(DataError, match=next(iter(wrong))):
             SDMEstimator(**QUICK | wrong).fit(h, y)
+    with pytest.raises(UnknownName, match="no-distance, sdm, softmax"):
+        SDMEstimator(**QUICK | {"activation": "SDM"}).fit(h, y)
+
+
+@pytest.mark.parametrize("kind", [np.asarray, torch.as_tensor])
+def test_each_class_needs_a_row_for_each_half(kind):
+    h, y = blobs(20)
+    y[y == 1] = 0
+    y[3] = 1
+    names = np.array(["no", "yes"])[y.numpy()]
+    with pytest.raises(DataError, match="'yes' has 1 different row"):
+        SDMEstimator(**QUICK).fit(kind(h), names)
+    with (
+        pytest.warns(DataWarning, match="different labels"),
+        pytest.raises(DataError, match="Class 0 has 1 different row"),
+    ):
+        SDMEstimator(**QUICK).fit(kind(torch.ones(20, 3)), torch.arange(20) % 2)
+    twos = torch.arange(4) % 2
+    assert SDMEstimator(**QUICK).fit(kind(randn(4, 3)), twos).predict(kind(randn(2, 3))).shape == (2,)
 
 
 # Experiment -----------------------------------------------------------------------------------------------------------
@@ -590,6 +655,37 @@ def test_every_arm_measures_what_its_claims_need(tmp_path):
         for arm, measure in claim.pairs:
             assert math.isfinite(found[arm][measure]), (arm, measure)
     assert found["sdm"]["self_distance"] == 1.0
+
+
+def test_a_world_without_a_shift_to_reject_tells_nothing(fitted):
+    h, y = blobs(200, seed=5)
+    easy, hard = (h, y), (h, 1 - y)
+    found = module._of_shifts(fitted, World(easy, easy, {"noise": easy, "turned": hard, "unseen": (h, None)}))
+    assert found["shifts_counted"] == 2
+    assert found["shift_admitted"] == found["turned_admitted"] > 0
+    with pytest.raises(ConfigError, match="no shifted set is to be rejected"):
+        module._of_shifts(fitted, World(easy, easy, {"noise": easy}))
+
+
+def test_arms_run_on_the_device_of_their_context(monkeypatch, tmp_path):
+    asked = []
+
+    def to(self, device):
+        asked.append(device)
+        return self
+
+    monkeypatch.setattr(World, "to", to)
+    context = ArmContext(tmp_path / "few", tmp_path / "shared", "causal/sdm", seed=0)
+    config = module.Experiment(fit=module.Fit(restarts=1, epochs=1, rescaler_epochs=1, exemplar_dim=8))
+    module.run_arm("few", config, context)
+    assert asked == [context.device]
+    context.close()
+    monkeypatch.undo()
+    h, y = blobs(4)
+    moved = World((h, y), (h, y), {"noise": (h, y), "unseen": (h, None)}).to(torch.device("meta"))
+    parts = [*moved.train, *moved.test, *moved.shifts["noise"], moved.shifts["unseen"][0]]
+    assert {part.device.type for part in parts} == {"meta"}
+    assert moved.shifts["unseen"][1] is None
 
 
 def test_worlds_split_without_overlap_and_shift_what_they_say():

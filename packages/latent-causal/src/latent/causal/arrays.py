@@ -64,7 +64,8 @@ def matrix(
         dtype: Dtype of the tensor.
 
     Raises:
-        DataError: Not a table of finite real numbers with enough rows, or with other columns than at `fit`.
+        DataError: Not a table of finite real numbers with enough rows, or with other columns than at `fit`, or with
+            numbers that `dtype` does not reach.
     """
     if not isinstance(given, Tensor):
         # scikit-learn's own check, for its own kinds of input and its own messages, which its users know.
@@ -74,7 +75,7 @@ def matrix(
             )
         except ValueError as error:
             raise DataError(str(error)) from None
-        return torch.as_tensor(np.require(array, requirements=["C", "W"])).to(dtype)
+        return _cast(torch.as_tensor(np.require(array, requirements=["C", "W"])), dtype, name)
     if given.ndim != 2 or given.is_complex() or given.dtype == torch.bool:
         raise DataError(
             f"{name} is {str(given.dtype).removeprefix('torch.')}{list(given.shape)}; expected real numbers "
@@ -101,4 +102,16 @@ def matrix(
             f"{name} has {given.shape[1]} features, but {type(estimator).__name__} is expecting "
             f"{estimator.n_features_in_} features as input."
         )
-    return given.detach().to(dtype)
+    return _cast(given.detach(), dtype, name)
+
+
+def _cast(table: Tensor, dtype: torch.dtype, name: str) -> Tensor:
+    """Return a finite table in another dtype, if it is finite there too."""
+    cast = table.to(dtype)
+    if not bool(torch.isfinite(cast).all()):
+        raise DataError(
+            f"{name} holds {float(table.abs().max()):.3g}; {str(dtype).removeprefix('torch.')} ends at "
+            f"{torch.finfo(dtype).max:.3g}.",
+            hint="Standardise its columns, or divide them by a constant.",
+        )
+    return cast

@@ -14,7 +14,7 @@ from latent.core.typing import Float, Int, Tensor, checked
 
 __all__ = ["Neighbours", "neighbours"]
 
-#: Distances that are held at a time: 16 MB in float32 on the CPU, where caches are small, and 1 GB elsewhere.
+#: Numbers that are held at a time: 16 MB in float32 on the CPU, where caches are small, and 1 GB elsewhere.
 _BLOCK = {"cpu": 1 << 22}
 _LARGE_BLOCK = 1 << 28
 
@@ -64,7 +64,8 @@ def neighbours(
         own: Row of each query among the support points, where it is one of them: that row is left out.
         k: How many nearest points to report.
         limit: Greatest count; None for no limit.
-        block: Distances that are held at a time; 0 for what suits the device.
+        block: Distances to all points, or coordinates of differences from the nearest ones, that are held at a time; 0
+            for what suits the device.
 
     Raises:
         ShapeError: There are fewer than `k` support points, the query itself left out.
@@ -84,7 +85,8 @@ def neighbours(
         middle = support.mean(0)
         centred = (support - middle).mT.contiguous()  # hidden samples
         sizes = centred.square().sum(0)
-        rows = max(1, (block or _BLOCK.get(queries.device.type, _LARGE_BLOCK)) // support.shape[0])
+        of_a_row = max(support.shape[0], (k + 1) * support.shape[1])
+        rows = max(1, (block or _BLOCK.get(queries.device.type, _LARGE_BLOCK)) // of_a_row)
         parts = []
         for some in (slice(start, start + rows) for start in range(0, queries.shape[0], rows)):
             # |a - b|^2 without |a|^2, which shifts all distances of a query alike and changes no order.

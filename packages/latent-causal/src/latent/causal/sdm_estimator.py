@@ -1,8 +1,10 @@
 """`SDMEstimator`: fits an SDM in one call, by scikit-learn's conventions (arXiv:2502.20167)."""
 
+import math
 import warnings
 from dataclasses import fields
-from typing import Any, Self
+from numbers import Integral, Real
+from typing import Any, Self, get_args
 
 import numpy as np
 import torch
@@ -27,10 +29,17 @@ from latent.causal.sdm_fitting import (
     take_support,
 )
 from latent.core.contract import Estimator
+from latent.core.errors import UnknownName
 from latent.core.run.seed import derive, generator, isolated
 from latent.core.run.training import fit_in_memory
 
 __all__ = ["SDMEstimator"]
+
+#: Settings that are whole numbers, with the least that each may be.
+_LEAST = {
+    "exemplar_dim": 1, "restarts": 1, "epochs": 1, "batch_size": 1, "rescaler_epochs": 0, "rescaler_batch_size": 1,
+    "patience": 0, "limit": 1, "exemplars": 1,
+}  # fmt: skip
 
 
 class SDMEstimator(ClassifierMixin, BaseEstimator, Estimator):  # type: ignore[misc]  # scikit-learn has no types
@@ -106,14 +115,16 @@ class SDMEstimator(ClassifierMixin, BaseEstimator, Estimator):  # type: ignore[m
         Rows that are there twice with the same label count once.
 
         Raises:
-            DataError: `X` is no finite table of 4 rows or more, `y` does not fit it or has one class alone, or a
-                setting is out of range.
+            DataError: `X` is no finite table of 4 rows or more, `y` does not fit it or has one class alone, a class
+                has fewer than 2 different rows, or a setting is out of range.
+            UnknownName: There is no such activation.
         """
         self._check_settings()
         h = matrix(X, self, rows=4, dtype=torch.float32)
         labels = self._labels(y, h)
         rows = _without_repetitions(h, labels)
         h, labels = h[rows], labels[rows]
+        self._check_halves(labels)
         model, best, support = self._restart(h, labels, rows, 0)
         restarts, self.chosen_ = [best], 0
         for index in range(1, self.restarts):
@@ -127,9 +138,10 @@ class SDMEstimator(ClassifierMixin, BaseEstimator, Estimator):  # type: ignore[m
         return self
 
     def verify(self, X: Any) -> SDMOutput:
-        """Return predictions with signals, probabilities and whether each is admitted; `pred` is a row of `classes_`.
+        """Return predictions with signals, probabilities and whether each is admitted.
 
-        All of it is numpy where `X` is no tensor.
+        `pred` is a place in `classes_`; `predict` gives labels. All of it is numpy where `X` is no tensor, and on the
+        device of `X` where it is one, wherever the model is.
 
         Raises:
             DataError: `X` has other columns than at `fit`, or is no finite table.
@@ -140,15 +152,18 @@ class SDMEstimator(ClassifierMixin, BaseEstimator, Estimator):  # type: ignore[m
     def _verified(self, X: Any) -> SDMOutput:
         check_is_fitted(self)
         h = matrix(X, self, reset=False, dtype=torch.float32)
-        self.model_.to(h.device)
-        return self.model_.predict(h)
+        return self.model_.predict(h.to(self.model_.mean.device))
 
     def predict(self, X: Any) -> Any:
-        """Return the label of each row, admitted or not; see `verify`."""
-        pred = self._verified(X).pred
-        if isinstance(X, Tensor):
-            return torch.as_tensor(self.classes_, device=X.device)[pred]
-        return self.classes_[pred.cpu().numpy()]
+        """Return the label of each row, admitted or not; see `verify`.
+
+        A tensor where `X` is one and labels are numbers, else numpy.
+        """
+        pred = self._verified(X).pred.cpu().numpy()
+        labels = self.classes_[pred]
+        if isinstance(X, Tensor) and labels.dtype.kind in "biuf":
+            return torch.as_tensor(labels, device=X.device)
+        return labels
 
     def predict_proba(self, X: Any) -> Any:
         """Return the SDM activation of each row, `(samples, classes)`: uniform where nothing is comparable.
@@ -236,17 +251,42 @@ class SDMEstimator(ClassifierMixin, BaseEstimator, Estimator):  # type: ignore[m
             )
         return torch.as_tensor(labels, dtype=torch.int64, device=h.device)
 
+    def _check_halves(self, labels: Tensor) -> None:
+        """Refuse a class that cannot be in both halves."""
+        counts = torch.bincount(labels, minlength=len(self.classes_)).tolist()
+        for label, count in zip(self.classes_.tolist(), counts, strict=True):
+            if count < 2:
+                raise DataError(
+                    f"Class {label!r} has {count} different row; expected 2 or more, one for each half.",
+                    hint="Add rows of this class, or leave it out.",
+                )
+
     def _check_settings(self) -> None:
-        counts = {
-            name: getattr(self, name)
-            for name in ("restarts", "epochs", "batch_size", "rescaler_batch_size", "exemplar_dim", "exemplars")
-        }
-        if min(counts.values()) < 1 or min(self.rescaler_epochs, self.patience) < 0:
-            raise DataError(f"{counts} must be at least 1.", hint="Leave them out for the defaults.")
-        if min(self.learning_rate, self.rescaler_learning_rate) <= 0:
-            raise DataError(f"learning_rate={self.learning_rate} and rescaler_learning_rate must be above 0.")
-        if not 0.5 < self.alpha < 1:
-            raise DataError(f"alpha={self.alpha} is not inside (0.5, 1).", hint="For example alpha=0.95.")
+        for name, least in _LEAST.items():
+            value = getattr(self, name)
+            if not (_is_whole(value) and value >= least) and not (name == "limit" and value is None):
+                raise DataError(
+                    f"{name}={value!r} is no whole number of {least} or more.",
+                    hint=f"Leave {name} out for the default.",
+                )
+        if not _is_whole(self.random_state):
+            raise DataError(f"random_state={self.random_state!r} is no whole number.", hint="Write random_state=0.")
+        for name in ("learning_rate", "rescaler_learning_rate"):
+            value = getattr(self, name)
+            if not _is_between(value, 0, math.inf):
+                raise DataError(f"{name}={value!r} is no number above 0.", hint=f"Leave {name} out for the default.")
+        if not _is_between(self.alpha, 0.5, 1):
+            raise DataError(f"alpha={self.alpha!r} is not inside (0.5, 1).", hint="For example alpha=0.95.")
+        if self.activation not in get_args(Activation):
+            raise UnknownName.of("activation", str(self.activation), get_args(Activation))
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def _is_between(value: Any, low: float, high: float) -> bool:
+    return isinstance(value, Real) and low < float(value) < high
 
 
 def _halves(y: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor]:

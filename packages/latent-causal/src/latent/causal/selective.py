@@ -11,13 +11,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from latent.core.errors import ConfigError, ShapeError
+from latent.causal.errors import DataError
+from latent.core.errors import ConfigError, ShapeError, shown
 from latent.core.metrics.stats import wilson
 from latent.core.typing import Bool, Float, Int, Tensor, checked
 
 __all__ = [
     "ConformalSets", "SelectiveReport", "Share", "fit_temperature", "selective_report", "softmax_admits",
 ]  # fmt: skip
+
+_HINT = "Give labels, as `predict` does: `SDMOutput.pred` are places in `classes_`."
 
 
 @dataclass(frozen=True)
@@ -56,8 +59,8 @@ class SelectiveReport:
 
     Attributes:
         overall: All rows.
-        by_class: The rows of each true class.
-        by_prediction: The rows of each predicted class.
+        by_class: The rows of each true class, in sorted order.
+        by_prediction: The rows of each predicted class, in the same order.
     """
 
     overall: Share
@@ -74,23 +77,43 @@ def selective_report(pred: Any, admitted: Any, y: Any, *, classes: int | None = 
     """Return class- and prediction-conditional accuracy and coverage.
 
     Args:
-        pred: Predicted classes, such as `SDMOutput.pred`, or labels, such as those of `predict`, `(batch,)`.
+        pred: Predicted labels, such as `SDMEstimator.predict(X)`, `(batch,)`. `SDMOutput.pred` are places in
+            `classes_`, which are the labels only where these are 0, 1 and so on.
         admitted: Whether each is admitted, bool `(batch,)`.
-        y: True classes or labels. Labels that are no whole numbers are numbered in sorted order.
-        classes: Number of classes; None for the largest one that occurs.
+        y: True labels, of the same kind.
+        classes: Number of classes, where labels are 0 to `classes - 1`, whether all of them occur or not; None for the
+            labels that occur.
 
     Raises:
         ShapeError: They are not of one length.
+        DataError: `pred` and `y` have no label in common, one holds numbers and the other text, or a label is none of
+            `classes`.
     """
-    said, truth = _numbered(pred, y)
-    return _report(said, torch.as_tensor(np.asarray(_on_cpu(admitted))), truth, classes)
+    said, truth = _labels(pred), _labels(y)
+    if said.ndim != 1 or truth.ndim != 1:
+        raise ShapeError(f"pred and y: given {list(said.shape)} and {list(truth.shape)}, expected [batch] each.")
+    if (said.dtype.kind in "US") != (truth.dtype.kind in "US"):
+        raise DataError(
+            f"pred holds {_kind(said)} and y holds {_kind(truth)}; expected labels of one kind.", hint=_HINT
+        )
+    numbers = np.concatenate([said, truth])
+    if classes is None:
+        if not np.isin(said, truth).any():
+            raise DataError(f"pred and y have no label in common: {_some(said)} and {_some(truth)}.", hint=_HINT)
+        known, numbers = np.unique(numbers, return_inverse=True)
+        classes = len(known)
+    elif not np.isin(numbers, np.arange(classes)).all():
+        raise DataError(
+            f"pred and y hold {_some(numbers)}; expected whole numbers from 0 to {classes - 1}.", hint=_HINT
+        )
+    found = torch.as_tensor(numbers.astype(np.int64))
+    return _report(found[: len(said)], torch.as_tensor(np.asarray(_on_cpu(admitted))), found[len(said) :], classes)
 
 
 @checked
 def _report(
-    pred: Int[Tensor, " batch"], admitted: Bool[Tensor, " batch"], y: Int[Tensor, " batch"], classes: int | None
+    pred: Int[Tensor, " batch"], admitted: Bool[Tensor, " batch"], y: Int[Tensor, " batch"], count: int
 ) -> SelectiveReport:
-    count = int(torch.cat([pred, y]).max()) + 1 if classes is None else classes
     right = admitted & (pred == y)
 
     def share(rows: Tensor) -> Share:
@@ -103,13 +126,18 @@ def _report(
     )
 
 
-def _numbered(pred: Any, y: Any) -> tuple[Tensor, Tensor]:
-    """Return labels as whole numbers, int64 on the CPU."""
-    said, truth = np.asarray(_on_cpu(pred)), np.asarray(_on_cpu(y))
-    if not (np.issubdtype(said.dtype, np.integer) and np.issubdtype(truth.dtype, np.integer)):
-        _, numbers = np.unique(np.concatenate([said, truth]), return_inverse=True)
-        said, truth = numbers[: len(said)], numbers[len(said) :]
-    return torch.as_tensor(said.astype(np.int64)), torch.as_tensor(truth.astype(np.int64))
+def _labels(values: Any) -> "np.ndarray":
+    """Return labels as an array of numbers or of text, as which a column of objects is read."""
+    labels = np.asarray(_on_cpu(values))
+    return np.asarray(labels.tolist()) if labels.dtype == object else labels
+
+
+def _kind(labels: "np.ndarray") -> str:
+    return "text" if labels.dtype.kind in "US" else "numbers"
+
+
+def _some(labels: "np.ndarray") -> str:
+    return shown(np.unique(labels)[:5].tolist())
 
 
 def _on_cpu(values: Any) -> Any:

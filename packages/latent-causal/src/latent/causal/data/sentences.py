@@ -57,7 +57,7 @@ class Encoder:
         path = cache_folder() / "sentences" / f"{self._digest(texts)}.safetensors"
         if path.exists():
             return load_file(path)["vectors"]
-        # Texts of equal length side by side: little is padded, and a row is the same in any batch.
+        # Texts of about equal length side by side, so that little is padded.
         order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
         parts = [
             self._vectors([texts[index] for index in order[start : start + batch]])

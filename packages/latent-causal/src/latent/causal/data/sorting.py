@@ -19,7 +19,7 @@ from latent.core.data import data_file
 from latent.core.errors import ConfigError, FormatError
 from latent.core.run.seed import generator, isolated
 
-__all__ = ["LENGTH", "every_input", "load_sorter", "sorting", "sorting_pairs"]
+__all__ = ["LENGTH", "every_input", "load_sorter", "sorting", "sorting_pairs", "split_inputs"]
 
 #: Letters of an input.
 LENGTH = 6
@@ -58,6 +58,24 @@ def every_input() -> Tensor:
     return torch.cartesian_prod(*[torch.arange(_KINDS)] * LENGTH)
 
 
+def split_inputs(share: float, *, seed: int) -> tuple[Tensor, Tensor]:
+    """Return numbers of inputs to search on and of the others, to test on, int64: pairs are made within each part.
+
+    Args:
+        share: Share of the inputs that is searched on.
+        seed: Names the draw.
+
+    Raises:
+        ConfigError: One of the parts would have fewer than two inputs.
+    """
+    every = _KINDS**LENGTH
+    cut = round(share * every)
+    if not 2 <= cut <= every - 2:
+        raise ConfigError(f"share={share} of {every} inputs leaves a part with fewer than two.", hint="Use share=0.5.")
+    order = torch.randperm(every, generator=generator(seed, "sorting", "inputs"))
+    return order[:cut].sort().values, order[cut:].sort().values
+
+
 def sorting(place: int) -> CausalModel:
     """Return the causal model of the answer at a place, from 0: `letters` `(rows, 6)`, all variables int64 `(rows,)`.
 
@@ -79,7 +97,9 @@ def sorting(place: int) -> CausalModel:
     )
 
 
-def sorting_pairs(place: int, *, seed: int, count: int | None = None, name: str = "pairs") -> Pairs:
+def sorting_pairs(
+    place: int, *, seed: int, count: int | None = None, name: str = "pairs", among: Tensor | None = None
+) -> Pairs:
     """Return minimal pairs: inputs that differ in one letter, and for which the answer at a place differs.
 
     Base and source are also given the same sorted letters before that place, `place` of them, so that nothing else
@@ -90,11 +110,12 @@ def sorting_pairs(place: int, *, seed: int, count: int | None = None, name: str 
         seed: Names the draw.
         count: How many; None for all there are, in the order of `every_input`.
         name: Names the stream that they are drawn from.
+        among: Numbers of the inputs that base and source are among, int64 `(inputs,)`; None for all.
 
     Raises:
         ConfigError: The place is not one of the six, or there are fewer pairs.
     """
-    model, letters = sorting(place), every_input()
+    model, letters = sorting(place), every_input() if among is None else every_input()[among]
     ordered, answers = letters.sort(1).values, model.run({"letters": letters})["answer"]
     one_apart = (letters.unsqueeze(1) != letters.unsqueeze(0)).sum(2) == 1
     same_before = (ordered[:, None, :place] == ordered[None, :, :place]).all(2)

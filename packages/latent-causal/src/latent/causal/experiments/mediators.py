@@ -88,15 +88,14 @@ def of_subspaces(
     model: nn.Module, site: str, train: Pairs, test: Pairs, config: AlignmentConfig, *, position: int | None = None
 ) -> Numbers:
     """Return rows of DAS, of its controls, and of directions that were found without an intervention."""
-    search, seconds = timed(lambda: aligned(model, site, train, config, position=position))
-    width = search.basis.shape[1]
-    found = row("subspace_das", search.scores(model, test), search.rank / width, seconds)
+    search = aligned(model, site, train, config, position=position)
     controls = search.controls(model, train, test)
+    learned, width = search.result(model, test, controls=controls), search.basis.shape[1]
+    found = row("subspace_das", search.scores(model, test), learned.size, learned.seconds)
     found |= row("layer_full", controls.pop("full"), 1.0)
     for name, scores in controls.items():
-        found |= row(f"subspace_{name}", scores, search.rank / width)
-    names = ("layer_full", "subspace_pca", "subspace_random", "subspace_shuffled")
-    found["best_control"] = max(found[f"{name}_iia"] for name in names)
+        found |= row(f"subspace_{name}", scores, learned.size)
+    found["best_control"] = max(learned.controls.values())
     vectors = vectors_at(model, site, train.source, position=position)
     for how in _READ:
         started = time.perf_counter()
@@ -186,23 +185,27 @@ def analysed(
 def of_rankings(
     model: nn.Module, some: Units, results: Sequence[Mediation], minimal: Pairs, config: MediationConfig
 ) -> Numbers:
-    """Return the worst faithfulness and distance among rankings, and those of random and of reversed ones."""
+    """Return the worst faithfulness and distance among rankings, and those of random and of reversed ones.
+
+    All are measured on the half of the pairs that was not searched on.
+    """
     ranked = {each.search: each for each in results if each.search in RANKINGS}
     kept = [each.test.sufficiency for each in ranked.values() if each.test]
     far = [each.curve.cmd for each in ranked.values() if each.curve]
     study = Study(
         model, some, minimal.base, minimal.source, LogitDifference(minimal.source_labels, minimal.base_labels)
     )  # fmt: skip
+    unseen = study.part(MediationAnalysis(config).halves(model, some, minimal.base)[1])  # as the rankings are scored
     last = [-each.scores.abs() for each in ranked.values() if each.scores is not None]
     lowest = torch.cat([circuits_of(scores, [config.size], absolute=False) for scores in last])
     controls = next(iter(ranked.values())).controls
     return {
         "faithfulness_worst": min(kept),
         "faithfulness_random": controls["faithfulness random"],
-        "faithfulness_lowest": float(faithfulness(study, lowest).max()),
+        "faithfulness_lowest": float(faithfulness(unseen, lowest).max()),
         "cmd_worst": max(far),
         "cmd_random": controls["cmd random"],
-        "cmd_lowest": min(circuit_curve(study, scores, absolute=False).cmd for scores in last),
+        "cmd_lowest": min(circuit_curve(unseen, scores, absolute=False).cmd for scores in last),
     }
 
 

@@ -25,7 +25,7 @@ from latent.causal.data.equality import (
     equality_transformer,
 )
 from latent.causal.data.ravel import ATTRIBUTES, PLACE, TEMPLATES, CityModel, cities_backbone, load_cities
-from latent.causal.data.sorting import load_sorter, sorting_pairs
+from latent.causal.data.sorting import load_sorter, sorting_pairs, split_inputs
 from latent.causal.experiments.mediators import (
     RANKINGS,
     Numbers,
@@ -39,13 +39,12 @@ from latent.causal.experiments.mediators import (
     of_subspaces,
     row,
     sweep,
-    timed,
 )
 from latent.causal.mediation.agreement import vectors_at
 from latent.causal.mediation.alignment import AlignmentConfig, BoundlessConfig, BoundlessDAS
 from latent.causal.mediation.masks import MaskTraining
 from latent.causal.mediation.pairs import Pairs
-from latent.causal.mediation.result import Mediation, trade_off
+from latent.causal.mediation.result import trade_off_of
 from latent.causal.mediation.units import Units, units
 from latent.causal.methods.right_mediator import MediationConfig
 from latent.core.config import setting
@@ -55,6 +54,7 @@ from latent.core.report.figures import Curve, Figure, lines
 from latent.core.report.report import Report, Table
 from latent.core.run.context import ArmContext
 from latent.core.run.experiment import Arm, ArmResult
+from latent.core.run.seed import generator
 
 if TYPE_CHECKING:
     from latent.core.run.runner import Results, RunContext
@@ -313,9 +313,8 @@ def _perceptron(config: Experiment, context: ArmContext) -> tuple[Numbers, Tenso
 
 def _boundless(model: nn.Module, train: Pairs, test: Pairs, config: Experiment) -> Numbers:
     search = BoundlessDAS("1", config=config.boundless)
-    _, seconds = timed(lambda: search.fit(model, train.base, train.source, train.labels))
-    share = search.rank / search.basis.shape[1]
-    return row("subspace_boundless", search.scores(model, test), share, seconds)
+    found = search.fit(model, train.base, train.source, train.labels).result(model, test)
+    return row("subspace_boundless", search.scores(model, test), found.size, found.seconds)
 
 
 def _untrained(config: Experiment, context: ArmContext) -> tuple[Numbers, Tensor | None]:
@@ -345,11 +344,7 @@ def _transformer(config: Experiment, context: ArmContext) -> tuple[Numbers, Tens
 
 def _sorter(config: Experiment, context: ArmContext) -> tuple[Numbers, Tensor | None]:
     model = load_sorter(device=context.device)
-    every = len(sorting_pairs(config.place, seed=context.seed))
-    minimal, test = (
-        sorting_pairs(config.place, seed=context.seed, count=min(count, every), name=name).to(context.device)
-        for count, name in ((config.minimal, "minimal"), (config.test, "test"))
-    )
+    minimal, test = (each.to(context.device) for each in _sorting(config, context.seed))
     kinds: dict[str, Units] = {
         "layer": units(model, "layer", inputs=minimal.base),
         "head": units(model, "head", inputs=minimal.base),
@@ -357,6 +352,17 @@ def _sorter(config: Experiment, context: ArmContext) -> tuple[Numbers, Tensor | 
     }
     _, found = analysed(model, kinds, minimal, test, config.search)
     return {**found, "accuracy": accuracy(model, test)}, None
+
+
+def _sorting(config: Experiment, seed: int) -> tuple[Pairs, Pairs]:
+    """Return minimal pairs to search on and others to score on, which have no input in common."""
+    found = []
+    names = ((config.minimal, "minimal"), (config.test, "test"))
+    for (count, name), among in zip(names, split_inputs(0.5, seed=seed), strict=True):
+        every = sorting_pairs(config.place, seed=seed, among=among)
+        drawn = torch.randperm(len(every), generator=generator(seed, "sorting", name))[:count]
+        found.append(every.take(drawn))
+    return found[0], found[1]
 
 
 def _cities(config: Experiment, context: ArmContext) -> tuple[Numbers, Tensor | None]:
@@ -484,15 +490,12 @@ def _marks(results: "Results") -> list[Figure]:
     """Draw accuracy against size, one figure for each network; controls are in its table."""
     figures = []
     for arm, seeds in results.items():
-        found = [
-            Mediation(
-                kind=kind, search=search, names=(), size=_mean(seeds, f"{name}_size"), iia=_mean(seeds, f"{name}_iia")
-            )
-            for name in _MEDIATORS
-            for kind, _, search in [name.partition("_")]
-            if f"{name}_iia" in seeds[0] and search in _DRAWN
-        ]  # fmt: skip
-        figures.append(trade_off(found, name=f"trade-off-{arm}", label="IIA"))
+        points: dict[str, dict[str, tuple[float, float]]] = {}
+        for name in _MEDIATORS:
+            kind, _, search = name.partition("_")
+            if f"{name}_iia" in seeds[0] and search in _DRAWN:
+                points.setdefault(kind, {})[search] = (_mean(seeds, f"{name}_size"), _mean(seeds, f"{name}_iia"))
+        figures.append(trade_off_of(points, name=f"trade-off-{arm}", label="IIA"))
     return figures
 
 

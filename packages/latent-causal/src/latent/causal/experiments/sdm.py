@@ -172,6 +172,7 @@ MEASURES: Mapping[str, str] = {
     "self_distance": "Mean d of training points where each is its own nearest neighbour.",
     "self_similarity": "How much more q they have then, in the mean.",
     "shift_admitted": "Greatest share admitted of a shifted set whose predictions are right less often than alpha.",
+    "shifts_counted": "How many shifted sets have such predictions, or no class that could be right.",
     **{f"{name}_admitted": f"Share of the shifted set `{name}` that is admitted." for name in _SHIFTS},
     **{f"{name}_accuracy": f"Share of right predictions in `{name}`, none rejected." for name in _SHIFTS[:-1]},
     **{f"{name}_threshold": f"Share of `{name}` with a softmax of at least alpha." for name in _SHIFTS},
@@ -188,8 +189,8 @@ def run_arm(arm: str, config: Experiment, context: ArmContext) -> ArmResult:
     """Fit, and look at what is admitted of what."""
     from latent.causal.sdm_estimator import SDMEstimator  # scikit-learn changes the warnings filters when imported
 
-    world = _world(arm, config, context)
-    h, y = (part.to(context.device) for part in world.train)
+    world = _world(arm, config, context).to(context.device)
+    h, y = world.train
     if arm == "shuffled":
         y = y[torch.randperm(len(y), generator=generator(context.seed, "shuffled")).to(y.device)]
     solver = SDMEstimator(**asdict(config.fit), activation=_ACTIVATIONS.get(arm, "sdm"), random_state=context.seed).fit(
@@ -264,15 +265,34 @@ def _of_training(solver: "SDMEstimator", h: Tensor, y: Tensor) -> dict[str, floa
 
 def _of_shifts(solver: "SDMEstimator", world: World) -> dict[str, float]:
     """Return what is admitted of shifted sets."""
-    measures, admitted = dict[str, float](), [0.0]
+    admitted, right = dict[str, float](), dict[str, float]()
     for name, (x, y) in world.shifts.items():
         out = solver.verify(x)
-        measures[f"{name}_admitted"] = _mean(out.admitted)
+        admitted[name] = _mean(out.admitted)
         if y is not None:
-            measures[f"{name}_accuracy"] = _mean(out.pred == y)
-        if measures.get(f"{name}_accuracy", 0.0) < solver.alpha:
-            admitted.append(measures[f"{name}_admitted"])
-    return measures | {"shift_admitted": max(admitted)}
+            right[name] = _mean(out.pred == y)
+    counted = _counted(admitted, right, solver.alpha)
+    return {
+        **{f"{name}_admitted": share for name, share in admitted.items()},
+        **{f"{name}_accuracy": share for name, share in right.items()},
+        "shift_admitted": max(counted.values()),
+        "shifts_counted": float(len(counted)),
+    }
+
+
+def _counted(admitted: Mapping[str, float], right: Mapping[str, float], alpha: float) -> dict[str, float]:
+    """Return what is admitted of the shifted sets that are to be rejected: right less often than alpha, or never.
+
+    Raises:
+        ConfigError: There is none, so that to admit nothing of them would be no achievement.
+    """
+    counted = {name: share for name, share in admitted.items() if right.get(name, 0.0) < alpha}
+    if not counted:
+        raise ConfigError(
+            f"Of {', '.join(admitted)} at least {alpha:.0%} are predicted right: no shifted set is to be rejected.",
+            hint="Raise noise or fit.alpha, or take another world.",
+        )
+    return counted
 
 
 @torch.no_grad()
@@ -288,7 +308,7 @@ def _of_rules(
     held[torch.as_tensor(solver.support_, device=h.device)] = False
 
     def logits(x: Tensor) -> Tensor:
-        return model.head(model.embed(x.to(h.device))).cpu()
+        return model.head(model.embed(x)).cpu()
 
     known, labels = logits(h[held]), y[held].cpu()
     temperature = fit_temperature(known, labels)
@@ -305,23 +325,17 @@ def _of_rules(
         return softmax_admits(found / (temperature if rule == "temperature" else 1.0), alpha)
 
     measures, places = dict[str, float](), {name: logits(x) for name, (x, _) in world.shifts.items()}
+    right = {name: _mean(places[name].argmax(1) == y.cpu()) for name, (_, y) in world.shifts.items() if y is not None}
     test = logits(world.test[0])
     for rule in _RULES:
         admitted = admits(rule, test, "test")
         measures[f"{rule}_admitted"] = _mean(admitted)
         measures[f"{rule}_worst"] = selective_report(test.argmax(1), admitted, world.test[1], classes=2).worst
         shares = {name: _mean(admits(rule, found, name)) for name, found in places.items()}
-        measures[f"{rule}_shift"] = max(
-            (share for name, share in shares.items() if _is_wrong(places[name], world.shifts[name][1], alpha)),
-            default=0.0,
-        )
+        measures[f"{rule}_shift"] = max(_counted(shares, right, alpha).values())
         if rule == "threshold":
             measures |= {f"{name}_threshold": share for name, share in shares.items()}
     return measures
-
-
-def _is_wrong(logits: Tensor, y: Tensor | None, alpha: float) -> bool:
-    return y is None or _mean(logits.argmax(1) == y) < alpha
 
 
 # Report ---------------------------------------------------------------------------------------------------------------

@@ -32,6 +32,12 @@ class World:
     test: tuple[Tensor, Tensor]
     shifts: Mapping[str, tuple[Tensor, Tensor | None]] = field(default_factory=dict)
 
+    def to(self, device: torch.device) -> "World":
+        """Return the world on a device."""
+        shifts = {name: (x.to(device), None if y is None else y.to(device)) for name, (x, y) in self.shifts.items()}
+        (h, y), (held, truth) = self.train, self.test
+        return World((h.to(device), y.to(device)), (held.to(device), truth.to(device)), shifts)
+
 
 def load_world(name: WorldName, *, count: int, share: float, noise: float, encoder: str, seed: int) -> World:
     """Return a world.

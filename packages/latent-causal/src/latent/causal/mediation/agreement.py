@@ -22,7 +22,7 @@ from latent.causal.mediation.units import Place, Units
 from latent.core.activations import Moments, difference_of_means, linear_probe
 from latent.core.errors import ConfigError
 
-__all__ = ["Agreement", "Finder", "agreement", "span", "vectors_at"]
+__all__ = ["Agreement", "Finder", "agreement", "samples_at", "span", "vectors_at"]
 
 Finder = Literal["pca", "means", "probe", "random"]
 """Ways to find a subspace without an intervention."""
@@ -84,6 +84,22 @@ def vectors_at(model: Runnable, site: str, inputs: Inputs, *, position: int | No
         raise ConfigError(f"{site!r} names {len(more) + 1} sites.", hint="Name one, such as 'layers.1.resid_post'.")
     there = Units([Place(name, Whole(1), position)])  # nothing is changed, so the width does not matter
     return torch.cat([read(call, there, take(inputs, rows)).by_place[0] for rows in chunks(rows_of(inputs), batch)])
+
+
+def samples_at(model: Runnable, site: str, inputs: Inputs, *, position: int | None = None, batch: int = 1024) -> Tensor:
+    """Return the vectors of a site one below the other, without those of padding, `(samples, width)`.
+
+    Raises:
+        ConfigError: The site names several.
+    """
+    call = call_of(model)
+    vectors = vectors_at(call, site, inputs, position=position, batch=batch)
+    real = call.real(inputs) if position is None and vectors.ndim == 3 else None
+    if real is None:
+        return vectors.flatten(0, -2)
+    # What was read begins with the real tokens of a row; padding is behind them.
+    lengths = real.sum(1, keepdim=True).to(vectors.device)
+    return vectors[torch.arange(vectors.shape[1], device=vectors.device) < lengths]
 
 
 def span(

@@ -10,6 +10,7 @@ That some R can be learned says little by itself: in a wide layer one may be fou
 `controls` before you believe it.
 """
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from copy import copy
@@ -21,12 +22,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from latent.causal.mediation.agreement import Agreement, agreement, span, vectors_at
+from latent.causal.mediation.agreement import Agreement, agreement, samples_at, span, vectors_at
 from latent.causal.mediation.calls import Call, Inputs, Runnable, call_of, rows_of, take
 from latent.causal.mediation.effects import interchange_accuracy
 from latent.causal.mediation.featurizers import Featurizer, Span, Whole
-from latent.causal.mediation.interventions import Values, patched
+from latent.causal.mediation.interventions import Interchange, Values, patched
+from latent.causal.mediation.metrics import labels_of
 from latent.causal.mediation.pairs import Pairs
+from latent.causal.mediation.result import Mediation
 from latent.causal.mediation.rotations import Boundary, Rotation
 from latent.causal.mediation.study import RowNumbers
 from latent.causal.mediation.units import Place, Units
@@ -186,6 +189,7 @@ class _Search(ABC):
         self.config = config
         self._basis: Tensor | None = None
         self._site, self._origin = "", ""
+        self._cost = 0.0, 0.0, 0.0
 
     @abstractmethod
     def _frame(self, width: int, random: torch.Generator) -> Rotation:
@@ -206,9 +210,11 @@ class _Search(ABC):
 
         Raises:
             ConfigError: The site names several, or its rank is too large.
-            ShapeError: Rows do not fit together.
+            ShapeError: Rows do not fit together, or tokens where there is no position.
         """
-        call = call_of(model)
+        started, call = time.perf_counter(), call_of(model)
+        before = call.forwards, call.backwards
+        labels = labels_of(labels)
         if labels.shape != (rows_of(base),) or rows_of(source) != rows_of(base):
             raise ShapeError(
                 f"There are {rows_of(base)} bases, {rows_of(source)} sources and labels {tuple(labels.shape)}.",
@@ -218,6 +224,7 @@ class _Search(ABC):
         (site,) = call.sites(self.site)
         frame = self._frame(values.shape[-1], generator(self.config.seed, "basis")).to(values.device)
         units = Units([Place(site, frame, self.position)], "subspace")
+        Interchange().bind(call, units, base, source, batch=self.config.rows)  # refuses what does not fit
         learner = AlignmentLearner(call, units, base, values, labels.to(values.device), self.config)
         numbers = RowNumbers(len(labels), self.config.rows)
         fit_in_memory(learner, numbers, steps=self.config.steps, seed=self.config.seed, device=values.device)
@@ -225,6 +232,8 @@ class _Search(ABC):
             frame.turn()
             self._basis = self._found(frame).detach().clone()
         self._site, self._origin = site, fingerprint(call.model)
+        forwards, backwards = call.forwards - before[0], call.backwards - before[1]
+        self._cost = forwards / len(labels), backwards / len(labels), time.perf_counter() - started
         return self
 
     @property
@@ -256,6 +265,29 @@ class _Search(ABC):
         """Return accuracy, cause and isolate on pairs."""
         return agreement(model, self.units(), pairs)
 
+    def result(self, model: Runnable, pairs: Pairs, *, controls: Mapping[str, Agreement] | None = None) -> Mediation:
+        """Return what was found as a result to be compared with those of other searches.
+
+        Args:
+            model: The model that this was fitted to.
+            pairs: Pairs that it was not fitted to, on which it is scored.
+            controls: What `controls` returned.
+        """
+        forwards, backwards, seconds = self._cost
+        found = self.units()
+        return Mediation(
+            kind=found.kind,
+            search=type(self).__name__,
+            names=list(found),
+            size=found.size(),
+            chosen=torch.ones(len(found), dtype=torch.bool),
+            iia=self.scores(model, pairs).iia,
+            forwards=forwards,
+            backwards=backwards,
+            seconds=seconds,
+            controls={f"iia {name}": each.iia for name, each in (controls or {}).items()},
+        )
+
     def controls(
         self, model: Runnable, train: Pairs, test: Pairs, *, untrained: Runnable | None = None, draws: int = 5
     ) -> dict[str, Agreement]:
@@ -272,7 +304,7 @@ class _Search(ABC):
             `full`: the whole vector is exchanged. `pca`, `random`: as many principal or random directions. `shuffled`:
             fitted in the same way to the labels of other pairs. `untrained`: fitted to a network that knows nothing.
         """
-        vectors = vectors_at(model, self._site, train.source, position=self.position).flatten(0, -2)
+        vectors = samples_at(model, self._site, train.source, position=self.position)
 
         def of(featurizer: Featurizer) -> Agreement:
             return agreement(model, Units([Place(self._site, featurizer, self.position)]), test)
@@ -336,9 +368,17 @@ class BoundlessDAS(_Search):
         site: Site of the model.
         position: Place among the real tokens of a row; None for all, and for sites without tokens.
         config: Settings.
+
+    Raises:
+        ConfigError: `config` is that of a search of given rank.
     """
 
     def __init__(self, site: str, *, position: int | None = None, config: BoundlessConfig | None = None) -> None:
+        if config is not None and not isinstance(config, BoundlessConfig):
+            raise ConfigError(
+                f"BoundlessDAS was given a {type(config).__name__}, which says nothing about the boundary.",
+                hint="Use BoundlessConfig(steps=...), or DAS for a subspace of given rank.",
+            )
         super().__init__(site, position=position, config=config or BoundlessConfig())
 
     def _frame(self, width: int, random: torch.Generator) -> Rotation:

@@ -30,6 +30,7 @@ __all__ = ["Call", "Inputs", "Runnable", "call_of", "chunks", "rows_of", "take"]
 
 Inputs = Tensor | tuple[Tensor, ...] | Mapping[str, Tensor]
 
+_CONVERT = "Convert arrays by torch.from_numpy, and texts by Backbone.encode or a tokenizer."
 _LANGUAGE = ("input_ids", "attention_mask")
 _METHODS: tuple[tuple[type, str], ...] = (
     (Acts, "act"), (Encodes, "encode"), (EncodesSequence, "encode_sequence"), (Scores, "score"),
@@ -43,6 +44,8 @@ def rows_of(inputs: Inputs) -> int:
     Raises:
         ShapeError: They hold no tensor, or tensors with different numbers of rows.
     """
+    if not isinstance(inputs, (Tensor, Mapping)) and not _several(inputs):
+        raise ShapeError(f"Inputs are a tensor, a tuple or a mapping of tensors, given {_kind(inputs)}.", hint=_CONVERT)
     found = {name: value for name, value in _named(inputs)}
     given = {name: list(getattr(value, "shape", [])) or type(value).__name__ for name, value in found.items()}
     if not found or not all(isinstance(value, Tensor) and value.ndim for value in found.values()):
@@ -59,8 +62,25 @@ def rows_of(inputs: Inputs) -> int:
     return counts.pop()
 
 
+def _several(inputs: Any) -> bool:
+    return isinstance(inputs, (tuple, list)) and all(isinstance(value, Tensor) for value in inputs) and bool(inputs)
+
+
+def _kind(given: Any) -> str:
+    """Return what something is in a few words, whatever it holds."""
+    if isinstance(given, (tuple, list)) and given:
+        held = " and ".join(sorted({type(value).__name__ for value in given}))
+        return f"{type(given).__name__} of {held}"
+    return type(given).__name__
+
+
 def take(inputs: Inputs, rows: Tensor) -> Inputs:
-    """Return the chosen rows of inputs, by numbers int64 `(rows,)`, in the form that was given."""
+    """Return the chosen rows of inputs, by numbers int64 `(rows,)`, in the form that was given.
+
+    Raises:
+        ShapeError: They are no tensors with rows.
+    """
+    rows_of(inputs)
     if isinstance(inputs, Tensor):
         return inputs[rows.to(inputs.device)]
     if isinstance(inputs, Mapping):

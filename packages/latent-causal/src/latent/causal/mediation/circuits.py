@@ -8,11 +8,13 @@ with m(C) the mean metric while every unit outside of C is replaced. It is 1 for
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from latent.causal.errors import DataError
+from latent.causal.mediation.metrics import negligible
 from latent.causal.mediation.study import Study
 from latent.core.errors import ConfigError, ShapeError
 from latent.core.run.seed import generator
@@ -90,22 +92,40 @@ def faithfulness(study: Study, circuits: Tensor) -> Tensor:
         ShapeError: `circuits` is not bool with one column for each unit.
         DataError: Replacing all units does not change the metric.
     """
+    means = _means(study, circuits)
+    nothing, everything = means[0], means[1]
+    return (means[2:] - nothing) / (everything - nothing)
+
+
+def _means(study: Study, circuits: Tensor) -> Tensor:
+    """Return the mean metric of no unit, of all units and of circuits, float64 `(2 + circuits,)`.
+
+    Raises:
+        ShapeError: `circuits` is not bool with one column for each unit.
+        DataError: Replacing all units does not change the metric.
+    """
     units = len(study.units)
-    if circuits.dtype != torch.bool or circuits.ndim != 2 or circuits.shape[1] != units:
+    if not isinstance(circuits, Tensor) or circuits.dtype != torch.bool or circuits.shape[1:] != (units,):
         raise ShapeError(
-            f"Circuits are bool (circuits, units={units}), given {str(circuits.dtype).removeprefix('torch.')}"
-            f"{list(circuits.shape)}.",
+            f"Circuits are bool (circuits, units={units}), given {_given(circuits)}.",
             hint="For one circuit write circuit[None].",
         )
     ends = torch.tensor([[False], [True]]).expand(2, units)
-    means = study.outcomes(torch.cat([ends, circuits.cpu()]).logical_not().float()).double().mean(0).cpu()
-    nothing, everything = means[0], means[1]
-    if float(everything - nothing) == 0:
+    found = study.outcomes(torch.cat([ends, circuits.cpu()]).logical_not().float()).double().cpu()
+    means = found.mean(0)
+    if negligible(float(means[1] - means[0]), found[:, 0], found[:, 1]):
         raise DataError(
             "The metric has the same mean while all units are replaced, so there is nothing to be faithful to.",
             hint="Choose pairs or a metric that differ, or units that carry the difference.",
         )
-    return (means[2:] - nothing) / (everything - nothing)
+    return means
+
+
+def _given(circuit: Any) -> str:
+    """Return what was given in place of a circuit."""
+    if not isinstance(circuit, Tensor):
+        return f"a {type(circuit).__name__}"
+    return f"{str(circuit.dtype).removeprefix('torch.')}{list(circuit.shape)}"
 
 
 def circuits_of(scores: Tensor, sizes: Sequence[float] = SIZES, *, absolute: bool = True) -> Tensor:
@@ -172,19 +192,15 @@ def circuit_test(study: Study, circuit: Tensor, *, draws: int = 4, left_out: int
 
     Raises:
         ShapeError: `circuit` is not bool with one entry for each unit.
-        ConfigError: The circuit is empty, or there is no draw.
+        ConfigError: The circuit is empty, there is no draw, or no unit is left out.
     """
     units = len(study.units)
-    if circuit.dtype != torch.bool or circuit.shape != (units,):
-        raise ShapeError(
-            f"A circuit is bool (units={units},), given {str(circuit.dtype).removeprefix('torch.')}"
-            f"{list(circuit.shape)}.",
-            hint="Take one of circuits_of(scores).",
-        )
+    _check(circuit, units)
     members = circuit.cpu().nonzero()[:, 0]
-    if not len(members) or draws < 1:
+    if not len(members) or min(draws, left_out) < 1:
         raise ConfigError(
-            f"A circuit of {len(members)} units was to be tested with {draws} draws.", hint="Use 1 or more of both."
+            f"A circuit of {len(members)} units was to be tested with draws={draws} and left_out={left_out}.",
+            hint="Use 1 or more of each.",
         )
     random = generator(seed, "parts of a circuit")
     parts = torch.zeros(draws + 1, units, dtype=torch.bool)  # the first one is empty
@@ -203,8 +219,21 @@ def circuit_test(study: Study, circuit: Tensor, *, draws: int = 4, left_out: int
     )
 
 
+def _check(circuit: Any, units: int) -> None:
+    if not isinstance(circuit, Tensor) or circuit.dtype != torch.bool or circuit.shape != (units,):
+        raise ShapeError(
+            f"A circuit is bool (units={units},), given {_given(circuit)}.", hint="Take one of circuits_of(scores)."
+        )
+
+
 def selectivity(study: Study, control: Study, circuit: Tensor) -> float:
-    """Return the share of the behaviour that is lost without a circuit, less the share of a control behaviour.
+    """Return what is lost of a behaviour without a circuit, less how far a control behaviour moves.
+
+        (m(all) - m(all without C)) / T - |c(all) - c(all without C)| / |T|,    T = m(all) - m(nothing)
+
+    with m and c the mean metrics of the behaviour and of the control. Both changes are in units of the behaviour's
+    total change T: a good control has no total change of its own. So metrics on one scale are to be compared, such as
+    two differences of logits. It is 1 where all of the behaviour is lost and the control stays.
 
     Args:
         study: The behaviour that the circuit is for.
@@ -213,7 +242,12 @@ def selectivity(study: Study, control: Study, circuit: Tensor) -> float:
 
     Raises:
         ShapeError: The studies have other numbers of units, or `circuit` does not fit them.
-        DataError: One of the metrics does not change when all units are replaced.
+        DataError: The metric of the behaviour does not change when all units are replaced.
     """
-    rest = ~circuit.unsqueeze(0)
-    return float(faithfulness(control, rest) - faithfulness(study, rest))
+    _check(circuit, len(study.units))
+    _check(circuit, len(control.units))
+    nothing, everything, rest = _means(study, ~circuit.unsqueeze(0))
+    total = everything - nothing
+    weights = torch.stack([torch.zeros(len(circuit)), circuit.cpu().float()])
+    whole, less = control.outcomes(weights).double().mean(0).cpu()
+    return float((everything - rest) / total - (whole - less).abs() / total.abs())

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from latent.causal.errors import DataError
 from latent.causal.mediation.calls import Inputs, Runnable
-from latent.causal.mediation.metrics import Matches
+from latent.causal.mediation.metrics import Matches, negligible
 from latent.causal.mediation.study import Chunk, Study
 from latent.causal.mediation.units import Units
 from latent.core.errors import ConfigError
@@ -117,7 +117,7 @@ class Effects:
         found = {}
         for site, numbers in self.units.sites.items():
             joint = float(self.joint[site].mean())
-            if joint == 0:
+            if negligible(joint, self.before, self.before + self.joint[site]):
                 raise DataError(f"All units of {site!r} together have no effect.", hint="Choose another site.")
             found[site] = abs(1 - float(self.scores[numbers].sum()) / joint)
         return found
@@ -130,7 +130,7 @@ class Effects:
     @property
     def _mean_total(self) -> float:
         total = float(self.total.mean())
-        if total == 0:
+        if negligible(total, self.before, self.after):
             raise DataError(
                 "The metric has the same mean with and without the replacement, so nothing is a share of the effect.",
                 hint="Choose pairs or a metric that differ.",

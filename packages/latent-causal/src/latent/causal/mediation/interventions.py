@@ -25,7 +25,18 @@ from latent.core.activations.edit import Number, Rows
 from latent.core.errors import ShapeError
 from latent.core.run.seed import generator
 
-__all__ = ["Blend", "Interchange", "Mean", "Replacement", "Resample", "Values", "Zero", "patched", "read"]
+__all__ = [
+    "Blend",
+    "Interchange",
+    "Mean",
+    "Replacement",
+    "Resample",
+    "Values",
+    "Zero",
+    "lengths_of",
+    "patched",
+    "read",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -254,7 +265,7 @@ class Interchange(Replacement):
                 f"There are {rows_of(base)} base rows and {rows_of(source)} source rows.",
                 hint="An interchange needs one source row for each base row.",
             )
-        lengths = _lengths(call, units, base, source)
+        lengths = lengths_of(call, units, base, source)
         if lengths is not None and bool((lengths[0] != lengths[1]).any()):
             row = int((lengths[0] != lengths[1]).nonzero()[0])
             raise ShapeError(
@@ -280,15 +291,16 @@ class Resample(Replacement):
     def bind(self, call: Call, units: Units, base: Inputs, source: Inputs, *, batch: int) -> Callable[[Tensor], Values]:
         """Return readings of other source rows."""
         interchange = Interchange().bind(call, units, base, source, batch=batch)
-        lengths = _lengths(call, units, base, source)
+        lengths = lengths_of(call, units, base, source)
         group = torch.zeros(rows_of(base), dtype=torch.long) if lengths is None else lengths[0].cpu()
         draw = torch.randperm(len(group), generator=generator(self.seed, "resample"))
         other = torch.empty_like(draw)
         for length in group.unique():
             members = draw[group[draw] == length]
             if len(members) == 1:
+                tokens = f" with {int(length)} tokens" if lengths is not None else ""
                 raise DataError(
-                    f"Row {int(members[0])} has no other row with {int(length)} tokens to be replaced by.",
+                    f"Row {int(members[0])} has no other row{tokens} to be replaced by.",
                     hint="Give more rows, or units at one position: positions=-1.",
                 )
             other[members] = members.roll(1)
@@ -317,7 +329,7 @@ class Mean(Replacement):
                 with torch.no_grad():
                     total, count = _summed(place.featurizer.encode(value), real)
                 sums[index], counts[index] = _added(sums[index], total), _added(counts[index], count)
-        means = [(total / count).to(torch.float32) for total, count in zip(sums, counts, strict=True)]
+        means = [_mean(total, count) for total, count in zip(sums, counts, strict=True)]
         return lambda rows: Values(tuple(mean.expand(len(rows), *mean.shape) for mean in means), coded=True)
 
 
@@ -333,7 +345,7 @@ class Zero(Replacement):
         return lambda rows: Values(tuple(zero.expand(len(rows), -1) for zero in zeros), coded=True)
 
 
-def _lengths(call: Call, units: Units, base: Inputs, source: Inputs) -> tuple[Tensor, Tensor] | None:
+def lengths_of(call: Call, units: Units, base: Inputs, source: Inputs) -> tuple[Tensor, Tensor] | None:
     """Return the tokens of each row of base and of source where units are at every position; None elsewhere."""
     ours, theirs = call.real(base), call.real(source)
     if ours is None or theirs is None or all(place.position is not None for place in units.places):
@@ -348,6 +360,13 @@ def _summed(value: Tensor, real: Tensor | None) -> tuple[Tensor, Tensor]:
         return wide.sum(0), wide.new_tensor(len(value)).reshape(1)
     there = torch.arange(value.shape[1], device=value.device) < real.sum(1, keepdim=True)
     return (wide * there.unsqueeze(-1)).sum(0), there.sum(0).double().unsqueeze(-1)
+
+
+def _mean(total: Tensor, count: Tensor) -> Tensor:
+    """Return means in float32, of those places at which the data have a token: these come first."""
+    if count.ndim == 2:
+        total, count = total[count[:, 0] > 0], count[count[:, 0] > 0]
+    return (total / count).to(torch.float32)
 
 
 def _added(first: Tensor, second: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ units are tried in one pass, so that a metric is told which rows it sees.
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,9 +23,13 @@ __all__ = [
     "Matches",
     "Metric",
     "Scaled",
+    "labels_of",
     "metric_of",
+    "negligible",
 ]
 
+_WHOLE = "Give whole numbers, such as torch.tensor([0, 1, 1])."
+_ROUNDING = 1e-6  # of the size of a metric in float32, which has 24 bits
 Labels = int | Tensor
 """One label for all rows, or int64 `(rows,)`, or `(rows, places)` where outputs are `(rows, places, classes)`."""
 
@@ -149,10 +154,38 @@ def metric_of(given: Metric | Callable[[Tensor], Tensor]) -> Metric:
     return given if isinstance(given, Metric) else Function(given)
 
 
+def labels_of(given: Any) -> Tensor:
+    """Return labels, in a tensor, an array, a list or a single one, as int64.
+
+    Raises:
+        ShapeError: They are no whole numbers.
+    """
+    try:
+        labels = torch.as_tensor(given)
+    except (TypeError, ValueError, RuntimeError):
+        raise ShapeError(f"Labels are int64 (rows,), given a {type(given).__name__}.", hint=_WHOLE) from None
+    if labels.is_floating_point() or labels.is_complex():
+        kind = str(labels.dtype).removeprefix("torch.")
+        raise ShapeError(f"Labels are int64 (rows,), given {kind}{list(labels.shape)}.", hint=_WHOLE)
+    return labels.long()
+
+
+def negligible(change: float, *levels: Tensor) -> bool:
+    """Return whether a mean change is no more than what rounding makes of numbers that spread like the levels.
+
+    Args:
+        change: Mean over rows.
+        levels: The metric of each row before and after the change, `(rows,)`.
+    """
+    scale = torch.stack([level.double() for level in levels]).square().mean().sqrt()
+    return abs(change) <= _ROUNDING * float(scale)
+
+
 def _labels(outputs: Tensor, labels: Labels, rows: Tensor) -> Tensor:
     """Return the labels of rows, with the axes of the outputs but the last."""
-    if isinstance(labels, int):
-        return torch.full(outputs.shape[:-1], labels, device=outputs.device)
+    labels = labels_of(labels)
+    if labels.ndim == 0:
+        return labels.to(outputs.device).expand(outputs.shape[:-1])
     if int(rows.max()) >= len(labels):
         raise ShapeError(
             f"There are {len(labels)} labels, and a row number {int(rows.max())}.", hint="Give one label for each row."

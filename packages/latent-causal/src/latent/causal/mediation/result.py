@@ -12,7 +12,7 @@ from latent.core.report import figures
 from latent.core.report.figures import Figure
 from latent.core.report.report import Table
 
-__all__ = ["Mediation", "trade_off", "trade_off_table"]
+__all__ = ["Mediation", "trade_off", "trade_off_of", "trade_off_table"]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -23,13 +23,14 @@ class Mediation:
         kind: Kind of mediator, such as `neuron` or `subspace`.
         search: How they were found, such as `attribution` or `DAS`.
         names: All units that were looked at.
-        size: Share of the units that were chosen; of a subspace the share of the site's dimensions.
+        size: Share of the units that were chosen; of directions and subspaces the share of the site's dimensions.
         scores: How much each unit carries, `(units,)`.
         chosen: The units that were chosen, bool `(units,)`.
         effects: Effects of the units, row by row.
         iia: Share of counterfactual labels that exchanging the chosen units brings about.
-        curve: Faithfulness by size of the circuit.
-        test: What the chosen units pass as a circuit.
+        recovery: Share of the total effect that exchanging the unit makes, where there is only one.
+        curve: Faithfulness by size of the circuit; None where there is only one unit, for which it follows.
+        test: What the chosen units pass as a circuit; None where there is only one unit.
         selectivity: What is lost of the behaviour without the chosen units, less what is lost of a control behaviour.
         forwards: Forward passes of the search for each row.
         backwards: Backward passes of the search for each row.
@@ -49,6 +50,7 @@ class Mediation:
     chosen: Tensor | None = None
     effects: Effects | None = field(default=None, repr=False)
     iia: float | None = None
+    recovery: float | None = None
     curve: Curve | None = None
     test: CircuitTest | None = None
     selectivity: float | None = None
@@ -67,13 +69,25 @@ class Mediation:
 
     @property
     def quality(self) -> float | None:
-        """IIA, or where there are no labels the faithfulness of the chosen units."""
-        return self.iia if self.iia is not None else self.test.sufficiency if self.test else None
+        """IIA, or where there are no labels the faithfulness of the chosen units, or the recovery of a single one."""
+        known = (self.iia, self.test.sufficiency if self.test else None, self.recovery)
+        return next((value for value in known if value is not None), None)
+
+    @property
+    def measure(self) -> str:
+        """Name of the number that is the quality; empty where there is none."""
+        return next((name for name in ("iia", "faithfulness", "recovery") if name in self.numbers), "")
+
+    @property
+    def best_control(self) -> float | None:
+        """The greatest of what controls reach of the quality."""
+        reached = [value for name, value in self.controls.items() if name.split(" ")[0] == self.measure]
+        return max(reached, default=None)
 
     @property
     def numbers(self) -> dict[str, float]:
         """All that was measured, by name; what was not is left out."""
-        found: dict[str, float | None] = {"size": self.size, "iia": self.iia}
+        found: dict[str, float | None] = {"size": self.size, "iia": self.iia, "recovery": self.recovery}
         if self.test is not None:
             found |= {
                 "faithfulness": self.test.sufficiency,
@@ -126,19 +140,21 @@ class Mediation:
 
 
 def trade_off_table(results: Sequence[Mediation], title: str = "Mediators and searches") -> Table:
-    """Return results side by side: quality, size, what is lost without the units, selectivity, cost, best control.
+    """Return results side by side: quality, best control, size, what is lost without the units, selectivity, cost.
 
     Raises:
         ConfigError: There is no result.
     """
     _need(results)
-    columns = ["mediator", "search", "iia", "faithfulness", "size", "necessity", "cpr", "cmd", "selectivity"]
-    cost = ["forwards", "backwards", "seconds"]
+    quality = ["iia", "faithfulness", "recovery"]
+    other = ["size", "necessity", "cpr", "cmd", "selectivity", "forwards", "backwards", "seconds"]
     rows = []
     for each in results:
         numbers = each.numbers
-        rows.append([each.kind, each.search, *(numbers.get(name) for name in [*columns[2:], *cost])])
-    return Table(title=title, columns=[*columns, *cost], rows=rows)
+        shown = [*map(numbers.get, quality), each.best_control, *map(numbers.get, other)]
+        rows.append([each.kind, each.search, *shown])
+    columns = ["mediator", "search", *quality, "best control", *other]
+    return Table(title=title, columns=columns, rows=rows)
 
 
 def trade_off(results: Sequence[Mediation], *, name: str = "trade-off", label: str = "") -> Figure:
@@ -147,7 +163,7 @@ def trade_off(results: Sequence[Mediation], *, name: str = "trade-off", label: s
     Args:
         results: Of one model on one task.
         name: File name without extension.
-        label: What quality is; default: IIA or faithfulness.
+        label: What quality is; default: IIA, faithfulness or recovery.
 
     Raises:
         ConfigError: No result has a quality.
@@ -157,12 +173,23 @@ def trade_off(results: Sequence[Mediation], *, name: str = "trade-off", label: s
     points: dict[str, dict[str, tuple[float, float]]] = {}
     for each in known:
         points.setdefault(each.kind, {})[each.search] = (each.size, float(each.quality or 0.0))
-    both = {"IIA" if each.iia is not None else "faithfulness" for each in known}
+    names = {each.measure.replace("iia", "IIA") for each in known}
+    return trade_off_of(points, name=name, label=label or " or ".join(sorted(names)))
+
+
+def trade_off_of(points: Mapping[str, Mapping[str, tuple[float, float]]], *, name: str, label: str) -> Figure:
+    """Draw size and quality of each mediator and search, such as means over seeds.
+
+    Args:
+        points: By mediator and search.
+        name: File name without extension.
+        label: What quality is.
+    """
     return figures.scatter(
         name,
         points,
         x_label="share of the units or dimensions that were chosen",
-        y_label=label or " or ".join(sorted(both)),
+        y_label=label,
         caption="What each kind of mediator and each search carries, and with how much.",
     )
 

@@ -7,7 +7,7 @@ units (`outcomes`), and how it changes with each weight (`gradients`).
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -37,6 +37,7 @@ class Study:
 
     Raises:
         ShapeError: Base and source do not fit.
+        ConfigError: `replacement` is none.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Study:
         replacement: Replacement | None = None,
         batch: int = 256,
     ) -> None:
+        _check(replacement)
         self.call = call_of(model)
         self.units = units
         self.base = base
@@ -91,7 +93,18 @@ class Study:
 
     def measured(self, outputs: Tensor, rows: Tensor) -> Tensor:
         """Return the metric of rows in at least float32."""
-        return self.metric(outputs.to(torch.promote_types(outputs.dtype, torch.float32)), rows)
+        found = self.metric(outputs.to(torch.promote_types(outputs.dtype, torch.float32)), rows)
+        return found if found.is_floating_point() else found.to(torch.float32)  # what counts or compares
+
+
+def _check(replacement: Any) -> None:
+    """Refuse the name or the class of a replacement."""
+    if replacement is not None and not isinstance(replacement, Replacement):
+        given = repr(replacement) if isinstance(replacement, str) else getattr(replacement, "__name__", "")
+        raise ConfigError(
+            f"replacement={given or type(replacement).__name__} replaces nothing.",
+            hint="Use an object: Interchange(), Resample(), Mean() or Zero().",
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -131,6 +131,19 @@ class Units(Sequence[str]):
             )
         return weights.split(self._sizes, dim=-1)
 
+    def size(self, chosen: Tensor | None = None) -> float:
+        """Return the share of the units that are chosen; along directions, that of the dimensions of their sites.
+
+        Args:
+            chosen: bool `(units,)`; default: all.
+        """
+        chosen = torch.ones(len(self), dtype=torch.bool) if chosen is None else chosen
+        if not all(isinstance(place.featurizer, (Directions, Span)) for place in self.places):
+            return float(chosen.double().mean())
+        parts = zip(self.places, self.split(chosen), strict=True)
+        inside = sum(float(place.featurizer.spread(part.double()).sum()) for place, part in parts)
+        return inside / sum(place.featurizer.width for place in self.places)
+
     def part(self, places: Sequence[int]) -> "Units":
         """Return the units of some places, by the numbers of the places."""
         return Units([self.places[place] for place in places], self.kind)

@@ -9,7 +9,7 @@ Claim: no kind of mediator and no search is best in all of that, so both are to 
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar, Literal, cast, final, get_args
@@ -20,6 +20,7 @@ from torch import Tensor
 from latent.causal.errors import DataError
 from latent.causal.mediation.calls import Inputs, Runnable, call_of, rows_of
 from latent.causal.mediation.circuits import (
+    CircuitTest,
     Curve,
     circuit_curve,
     circuit_test,
@@ -29,15 +30,15 @@ from latent.causal.mediation.circuits import (
     selectivity,
 )
 from latent.causal.mediation.effects import Effects, Search, effects, interchange_accuracy
-from latent.causal.mediation.interventions import Interchange, Mean, Replacement, Resample, Zero
+from latent.causal.mediation.interventions import Interchange, Mean, Replacement, Resample, Zero, lengths_of
 from latent.causal.mediation.masks import MaskTraining, learn_mask
-from latent.causal.mediation.metrics import LogProbability, Metric, Scaled
+from latent.causal.mediation.metrics import LogProbability, Metric, Scaled, labels_of
 from latent.causal.mediation.result import Mediation
 from latent.causal.mediation.study import Study
 from latent.causal.mediation.units import Units
 from latent.core.config import setting
 from latent.core.contract import Procedure
-from latent.core.errors import ConfigError
+from latent.core.errors import ConfigError, ShapeError
 from latent.core.run.seed import generator
 
 __all__ = ["MediationAnalysis", "MediationConfig"]
@@ -81,8 +82,8 @@ class MediationConfig:
             )
         if not 0 < self.size <= 1 or not 0 < self.search_share < 1:
             raise ConfigError("size must be above 0 and at most 1, search_share between 0 and 1.")
-        if min(self.steps, self.draws, self.batch) < 1:
-            raise ConfigError("steps, draws and batch must be at least 1.")
+        if min(self.steps, self.draws, self.left_out, self.batch) < 1:
+            raise ConfigError("steps, draws, left_out and batch must be at least 1.")
 
 
 @final
@@ -118,23 +119,35 @@ class MediationAnalysis(Procedure):
             base: Inputs, rows on axis 0.
             source: For each row the inputs that it is compared with: a minimal pair, that differs in one thing.
             metric: One number for each row; default: the log-probability of the label.
-            labels: What the model should answer after an interchange, int64 `(rows,)`: then the IIA is measured.
-            control: Metric of another behaviour, which should not change: then selectivity is measured.
+            labels: What the model should answer after an interchange, int64 `(rows,)`: then the IIA is measured. That
+                is always by an interchange with the source row, whatever replaces units in the search.
+            control: Metric of another behaviour, on the same scale, which should not change: then selectivity is
+                measured.
 
         Raises:
             ConfigError: There is neither a metric nor labels.
             DataError: There are fewer than two rows, or one half of them shows no effect.
-            ShapeError: Inputs and units do not fit.
+            ShapeError: Inputs, labels and units do not fit.
         """
+        labels = None if labels is None else labels_of(labels)
+        if labels is not None and labels.shape[:1] != (rows_of(base),):
+            raise ShapeError(
+                f"There are labels of shape {tuple(labels.shape)} for {rows_of(base)} rows.",
+                hint="Give one label for each row.",
+            )
         wanted = metric if metric is not None else LogProbability(labels) if labels is not None else None
         if wanted is None:
             raise ConfigError(
                 "There is neither a metric nor labels.", hint="Pass metric=lambda outputs: outputs[:, 0]."
             )
         call = call_of(model)
-        seen, unseen = self._halves(rows_of(base))
+        kinds = units if isinstance(units, Mapping) else {units.kind: units}
+        for some in kinds.values():
+            if labels is not None:  # pairs that cannot be exchanged are refused before the search
+                Interchange().bind(call, some, base, source, batch=self.config.batch)
+        seen, unseen = self.halves(call, kinds.values(), base)
         found = []
-        for kind, some in (units if isinstance(units, Mapping) else {units.kind: units}).items():
+        for kind, some in kinds.items():
             study = self._study(call, some, base, source, wanted)
             judge = _Judge(
                 self.config,
@@ -148,13 +161,44 @@ class MediationAnalysis(Procedure):
             ]
         return found
 
-    def _halves(self, rows: int) -> tuple[Tensor, Tensor]:
-        """Return the numbers of the rows that are searched on and of those that are scored on."""
-        if rows < 2:
-            raise DataError(f"Given {rows} row; some are searched on and others scored on.", hint="Give more pairs.")
+    def halves(self, model: Runnable, units: Units | Iterable[Units], base: Inputs) -> tuple[Tensor, Tensor]:
+        """Return the numbers of the rows that are searched on and of those that are scored on, int64.
+
+        Where a row is replaced by another one with as many tokens, each part gets at least two of each length.
+
+        Args:
+            model: A model in evaluation mode.
+            units: Units, of one kind or of several.
+            base: Inputs, rows on axis 0.
+
+        Raises:
+            DataError: There are too few rows, or too few with as many tokens as one has.
+        """
+        rows, resampled = rows_of(base), self.config.replacement == "resample"
+        fewest = 2 if resampled else 1
+        if rows < 2 * fewest:
+            raise DataError(
+                f"Given {rows} row{'s' * (rows > 1)}; some are searched on and others scored on.",
+                hint="Give more pairs.",
+            )
+        group = torch.zeros(rows, dtype=torch.long)
+        for some in [units] if isinstance(units, Units) else units:
+            lengths = lengths_of(call_of(model), some, base, base) if resampled else None
+            group = group if lengths is None else lengths[0].cpu()
         order = torch.randperm(rows, generator=generator(self.config.seed, "halves"))
-        cut = min(max(round(self.config.search_share * rows), 1), rows - 1)
-        return order[:cut].sort().values, order[cut:].sort().values
+        seen, unseen = [], []
+        for length in group.unique():
+            members = order[group[order] == length]
+            if len(members) < 2 * fewest:
+                raise DataError(
+                    f"Row {int(members.min())} has {int(length)} tokens, as {len(members)} of all rows; each of two "
+                    "parts needs two to resample from.",
+                    hint="Give more rows of this length, or units at one position: positions=-1.",
+                )
+            cut = min(max(round(self.config.search_share * len(members)), fewest), len(members) - fewest)
+            seen.append(members[:cut])
+            unseen.append(members[cut:])
+        return torch.cat(seen).sort().values, torch.cat(unseen).sort().values
 
     def _study(
         self, call: Runnable, units: Units, base: Inputs, source: Inputs, metric: Metric | Callable[[Tensor], Tensor]
@@ -229,25 +273,35 @@ class _Judge:
 
     def result(self, kind: str, search: str, choice: _Choice) -> Mediation:
         """Return all that is measured of a choice."""
-        config, units = self.config, choice.units
-        test = circuit_test(self.study, units, draws=config.draws, left_out=config.left_out, seed=config.seed)
+        units = choice.units
+        # A single unit is all units: kept, it carries everything, and left out, nothing is left.
+        several = len(units) > 1
         return Mediation(
             kind=kind,
             search=search,
             names=list(self.study.units),
-            size=test.size,
+            size=self.study.units.size(units),
             scores=choice.scores,
             chosen=units,
             effects=choice.effects,
             iia=self._accuracy(units),
-            curve=circuit_curve(self.study, choice.scores, absolute=config.absolute),
-            test=test,
+            recovery=None if several else self._recovery(),
+            curve=circuit_curve(self.study, choice.scores, absolute=self.config.absolute) if several else None,
+            test=self._test(units) if several else None,
             selectivity=None if self.control is None else selectivity(self.study, self.control, units),
             forwards=choice.forwards,
             backwards=choice.backwards,
             seconds=choice.seconds,
-            controls=self._controls(int(units.sum())),
+            controls=self._controls(int(units.sum())) if several else {},
         )
+
+    def _test(self, units: Tensor) -> CircuitTest:
+        config = self.config
+        return circuit_test(self.study, units, draws=config.draws, left_out=config.left_out, seed=config.seed)
+
+    def _recovery(self) -> float | None:
+        """Return the share of the total effect that a single unit makes; None where that is all by definition."""
+        return float(effects(self.study).recovery[0]) if self.study.replacement.paired else None
 
     @cached_property
     def random(self) -> Curve:

@@ -13,7 +13,7 @@ them up to date after every epoch, calibrates and repeats the whole.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import nn
@@ -25,7 +25,7 @@ from latent.causal.sdm_activation import SOFTMAX_SIMILARITY, sdm_cross_entropy, 
 from latent.core.capabilities import Scores
 from latent.core.config import setting
 from latent.core.contract import Batch, Learner, Model
-from latent.core.errors import ConfigError, ShapeError
+from latent.core.errors import ConfigError, ShapeError, UnknownName
 from latent.core.nn import FusedAdam
 from latent.core.typing import Float, Tensor, checked
 
@@ -62,6 +62,8 @@ class SDMConfig:
             )
         if not 0.5 < self.alpha < 1:
             raise ConfigError(f"alpha={self.alpha} is not inside (0.5, 1).", hint="For example 0.95.")
+        if self.activation not in get_args(Activation):
+            raise UnknownName.of("activation", str(self.activation), get_args(Activation))
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +94,7 @@ class SDMOutput:
     Tensors, or numpy arrays where an estimator was given numpy.
 
     Attributes:
-        pred: Predicted class, int64.
+        pred: Predicted class, int64: where an estimator predicts, a place in its `classes_`, and no label.
         q: Similarity, int64.
         d: Distance in [0, 1]; 0 where nothing in calibration was as far.
         d_nearest: Euclidean distance to the nearest training point.
@@ -173,12 +175,14 @@ class SDM(Model, Scores):
 
     def inputs(self, similarity: Tensor, distance: Tensor) -> tuple[Tensor, Tensor]:
         """Return Similarity and Distance as the activation takes them: as they are, but for the controls."""
-        similarity = similarity.float()
-        if self.config.activation == "sdm":
-            return similarity, distance
-        if self.config.activation == "softmax":
-            similarity = torch.full_like(similarity, SOFTMAX_SIMILARITY)
-        return similarity, torch.ones_like(distance)
+        similarity, near = similarity.float(), torch.ones_like(distance)
+        match self.config.activation:
+            case "sdm":
+                return similarity, distance
+            case "no-distance":
+                return similarity, near
+            case "softmax":
+                return torch.full_like(similarity, SOFTMAX_SIMILARITY), near
 
     def distance(self, nearest: Tensor, cdf: ClassConditionalCDF) -> Tensor:
         """Return for distances to the nearest point the least share, over classes, of those that are no nearer."""
