@@ -9,7 +9,7 @@ about 20 seconds on one core, and writes a report with five figures to runs/lead
 import sys
 from pathlib import Path
 
-from latent.causal import invariant_domains, open_llm_leaderboard, study
+from latent.causal import HCA, invariant_domains, open_llm_leaderboard, study
 from latent.core.errors import ConfigError
 
 folder = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/leaderboard")
@@ -27,8 +27,8 @@ for name, rows in table.domains.items():
 agreeing = invariant_domains(table.domains, components=3, tolerance=0.05)
 print(f"\nThree components span the same subspace in: {', '.join(agreeing)}.")
 
-# 2. Of these, which four fit one order best? Small by selection: step 3 makes the same comparison for shuffled rows.
-five = study(table.only(agreeing), draws=1).model
+# 2. Of these, which four fit one order best? The smallest of several is small by selection, too.
+five = HCA(variation_draws=0).fit(table.only(agreeing).domains)
 print("\nMIC of each set of four:")
 for names, mic in five.subsets(4).items():
     if len(names) == 4:

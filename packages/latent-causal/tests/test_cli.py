@@ -51,6 +51,17 @@ def test_domains_can_be_chosen_and_warnings_are_shown(table, tmp_path):
     assert "2 factors fits 2 domains" in done.output
 
 
+def test_one_factor_has_no_effects_to_draw(table, tmp_path):
+    done = run(table, "--domain-column", "base", "--components", 1, "--draws", 3, "--out", tmp_path / "one")
+    assert done.exit_code == 0, done.output
+    report = json.loads((tmp_path / "one" / "report.json").read_text())
+    assert {figure["name"] for figure in report["figures"]} == {"mic", "mixing", "factors"}
+
+
+def test_the_leaderboard_has_its_own_columns():
+    assert "leave --domain-column and --columns out" in run("open-llm-leaderboard", "--columns", "IFEval,BBH").output
+
+
 @pytest.mark.parametrize(
     ("words", "error", "said"),
     [

@@ -65,6 +65,14 @@ def test_mistakes_are_named(write):
         read_table(write("base,a\nx,one\n"), "base")
 
 
+def test_marks_of_spreadsheets_and_headers_that_hide_columns(write):
+    assert list(read_table(write("\ufeff" + TEXT), "base").domains) == ["x", "y"]
+    with pytest.raises(DataError, match="several columns 'a'"):
+        read_table(write("base,a,a\nx,1,2\n"), "base")
+    with pytest.raises(DataError, match="semicolons or tabs"):
+        read_table(write("base;a;b\nx;1;2\n"), "base")
+
+
 def test_only_takes_domains_in_order_and_names_unknown_ones(write):
     table = read_table(write(TEXT), "base")
     assert list(table.only(["y", "x"]).domains) == ["y", "x"]

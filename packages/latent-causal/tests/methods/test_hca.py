@@ -175,6 +175,41 @@ def test_gaussian_sources_are_warned_about_with_their_statistic():
     assert len(said) >= 2  # 5 % level, four domains
 
 
+def test_large_gaussian_domains_are_told_too():
+    """Negentropy of noise shrinks as one over the rows: at a wrong rate, large domains would all seem non-Gaussian."""
+    gaussian = linear_domains(generator=generator(11, "world"), law="gaussian", samples=8000, domains=3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = HCA(restarts=2, max_iter=100, variation_draws=0).fit(gaussian.domains)
+    assert max(model.non_gaussian_.values()) > 0.05
+    laplace = linear_domains(generator=generator(11, "world"), samples=8000, domains=3)
+    assert max(HCA(restarts=2, variation_draws=0).fit(laplace.domains).non_gaussian_.values()) < 0.05
+
+
+def test_shuffled_rows_do_not_know_the_means_of_domains(world):
+    moved = {name: rows + 3 * index for index, (name, rows) in enumerate(world.domains.items())}
+    one, other = (
+        HCA(restarts=2, variation_draws=0, random_state=SEED).fit(tables).null_test("shuffle_domains", 3, restarts=1)
+        for tables in (world.domains, moved)
+    )
+    torch.testing.assert_close(one.mic, other.mic, atol=1e-6, rtol=1e-3)
+    uncentred = HCA(restarts=2, variation_draws=0).fit(moved).null_test("shuffle_uncentred", 3, restarts=1)
+    assert float(uncentred.mic.max()) > 2 * float(one.mic.max())
+
+
+def test_variation_sees_pairs_of_factors_that_are_alike():
+    """Rows that differ in the most upstream factor alone do not tell the order of the other two."""
+    draw = generator(12, "rows")
+    shared = torch.linalg.qr(torch.randn(6, 3, generator=draw, dtype=torch.float64)).Q.mT
+    triangular = torch.randn(4, 3, 3, generator=draw, dtype=torch.float64).tril() + 2 * torch.eye(3)
+    differing = align((triangular @ shared)[None]).variation[0]
+    triangular[:, 1:, 1:] = triangular[0, 1:, 1:]
+    alike = align((triangular @ shared)[None]).variation[0]
+    assert float(differing[1:].min()) > 0.1
+    assert float(alike[1]) > 0.1  # of the first and the second
+    assert float(alike[2]) < 1e-6  # of the second and the third
+
+
 def test_components_that_did_not_converge_are_warned_about(world):
     with pytest.warns(ConvergenceWarning, match="none of 2 starts .* converged in 1 iterations"):
         HCA(restarts=2, max_iter=1, variation_draws=0).fit(world.domains)

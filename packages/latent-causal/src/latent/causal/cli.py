@@ -89,6 +89,10 @@ def _read(table: str, domain_column: str, columns: tuple[str, ...], minimum_rows
     from latent.causal.data.tables import read_table
 
     if table == _LEADERBOARD:
+        if domain_column or columns:
+            raise click.UsageError(
+                f"{_LEADERBOARD} has its own domains and columns: leave --domain-column and --columns out."
+            )
         return open_llm_leaderboard(minimum_rows=minimum_rows)
     if not Path(table).is_file():
         raise click.BadParameter(f"there is no file {table!r}, and it is not {_LEADERBOARD}.", param_hint="TABLE")

@@ -32,8 +32,9 @@ def graph_figure(effects: Tensor, low: Tensor, high: Tensor, names: Sequence[str
     ]  # fmt: skip
     return causal_graph(
         "graph", [name.replace(": ", "\n") for name in names], edges,
-        caption=f"Direct effects between factors, mean over domains, with {level:.0%} intervals over rows drawn anew. "
-        "Grey: the sign is not sure. A factor is named after the feature that it adds most to; its sign is arbitrary.",
+        caption=f"Direct effects between factors, mean over domains, with {level:.0%} intervals over rows drawn anew; "
+        "grey: the sign changes. A factor is named after the feature that it adds most to. Its sign is a convention, "
+        "and so is the size of an effect, which differs between domains for real but moves with what a factor absorbs.",
     )  # fmt: skip
 
 

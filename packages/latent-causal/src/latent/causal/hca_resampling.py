@@ -13,7 +13,7 @@ __all__ = ["NULLS", "Bootstrap", "NullTest", "adjacency_of", "bootstrap", "null_
 
 FitMany = Callable[[Sequence[Tensor]], Alignment]
 #: Kinds of tables, or of unmixing matrices, in which no order is shared.
-NULLS = ("shuffle_domains", "random_in_subspace", "random_unmixing")
+NULLS = ("shuffle_domains", "shuffle_uncentred", "random_in_subspace", "random_unmixing")
 # Numbers that the component analysis of a chunk of draws holds at a time.
 _CHUNK = 2_000_000
 
@@ -47,11 +47,13 @@ class Bootstrap:
 class NullTest:
     """The MIC against what the same search finds where no order is shared.
 
-    `shuffle_domains` deals the same rows to domains of the same sizes at random. Domains of one law are alike, so any
-    order fits them exactly but for the noise of the component analysis: this null says how much noise there is, and how
-    much variation between domains it looks like. A MIC below it is no evidence of an order; one far above it says that
-    domains differ in ways that no order explains. `random_in_subspace` draws unmixing matrices at random in one row
-    space, `random_unmixing` in all of the features: what the search over orders makes of nothing.
+    `shuffle_domains` deals the same rows, less the mean of their domain, to domains of the same sizes at random.
+    Domains of one law are alike, so any order fits them exactly but for the noise of the component analysis: this null
+    says how much noise there is, and how much variation between domains it looks like. A MIC below it is no evidence of
+    an order; one far above it says that domains differ in ways that no order explains. `shuffle_uncentred` deals rows
+    with their domains' means, which the model knows nothing of: each table is then a mixture of means, and its
+    components are those of the mixture. `random_in_subspace` draws unmixing matrices at random in one row space,
+    `random_unmixing` in all of the features: what the search over orders makes of nothing.
 
     Attributes:
         kind: Which of `NULLS`.
@@ -106,6 +108,8 @@ def null_test(
     if draws < 1:
         raise ConfigError(f"draws must be at least 1, given {draws}.")
     if kind == "shuffle_domains":
+        tables = [table - table.mean(dim=0) for table in tables]
+    if kind in ("shuffle_domains", "shuffle_uncentred"):
         found = _in_chunks(draws, tables, lambda count: fit_many(_shuffled(tables, count, generator)))
     else:
         domains, components, features = fitted.rows.shape[1:]

@@ -103,7 +103,7 @@ class Study:
                 "chance that noise has a second weakest component as far from Gaussian; where it is large the order "
                 "means nothing.",
             ),
-            self._effects(),
+            *([self._effects()] if components > 1 else []),
             Table(
                 title="Factors",
                 columns=("factor", *self.table.columns),
@@ -127,7 +127,8 @@ class Study:
                 ]
                 for cause in range(len(names)) for effect in range(cause + 1, len(names))
             ],
-            note="In units of H's rows; a factor's sign is arbitrary, so is that of an effect on or of it.",
+            note="In units of H's rows. A factor's sign is a convention, and so is how much of the upstream factors it "
+            "absorbs, which shifts an effect by the same number in every domain: look at differences between domains.",
         )  # fmt: skip
 
     def figures(self) -> list[Figure]:
@@ -135,12 +136,13 @@ class Study:
         low, high = self._effect_interval()
         names, columns, model = self.names, self.table.columns, self.model
         effects = torch.stack([torch.as_tensor(model.adjacency(domain)) for domain in model.domains_])
+        several = len(names) > 1
         return [
-            graph_figure(model.graph(), low, high, names, level=LEVEL),
+            *([graph_figure(model.graph(), low, high, names, level=LEVEL)] if several else []),
             mic_figure(self.mic, {name: null.mic for name, null in self.nulls.items()}),
             mixing_figure(torch.as_tensor(model.unmixing_), names, columns),
             factors_figure(torch.as_tensor(model.explained_by_factors()), names, columns),
-            weights_figure(effects, list(map(str, model.domains_)), names),
+            *([weights_figure(effects, list(map(str, model.domains_)), names)] if several else []),
         ]
 
     def report(self, command: str) -> Report:

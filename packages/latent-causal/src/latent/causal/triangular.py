@@ -51,12 +51,20 @@ class Alignment:
         """How much the domains' rows of each factor differ in direction, `(batch, components)`.
 
         The second singular value of the rows, scaled to length 1, over the first: 0 when all are parallel. Rows of the
-        most upstream factor are parallel in an exact model; the others must not be, for rows that are alike in all
-        domains are triangular in any order (every matrix is triangular times orthonormal) and tell none.
+        most upstream factor are parallel in an exact model. The others must not be, for rows that are alike in all
+        domains are triangular in any order (every matrix is triangular times orthonormal) and tell none. That goes for
+        a part of the factors too: without what factors upstream of a pair explain, its rows must still differ. So the
+        least value is taken over how many of the most upstream factors are left out.
         """
-        directions = self.rows / self.rows.norm(dim=-1, keepdim=True)
-        values = torch.linalg.svdvals(directions.transpose(-3, -2))
-        return values[..., 1] / values[..., 0] if values.shape[-1] > 1 else torch.zeros_like(values[..., 0])
+        found = []
+        for factor in range(self.rows.shape[-2]):
+            rows = self.rows[..., factor, :]
+            spreads = [_spread(rows)]
+            for upstream in range(1, factor):
+                shared = self.unmixing[..., :upstream, :]
+                spreads.append(_spread(rows - (rows @ shared.mT) @ shared))
+            found.append(torch.stack(spreads).amin(dim=0))
+        return torch.stack(found, dim=-1)
 
 
 @checked
@@ -145,6 +153,12 @@ def _principal(rows: Tensor) -> Tensor:
         _, vectors = torch.linalg.eigh(rows.mT @ rows)
         direction = vectors[..., -1]
     return direction / direction.norm(dim=-1, keepdim=True)
+
+
+def _spread(rows: Tensor) -> Tensor:
+    """Return the second over the first singular value of rows `(..., domains, features)` scaled to length 1."""
+    values = torch.linalg.svdvals(rows / rows.norm(dim=-1, keepdim=True))
+    return values[..., 1] / values[..., 0] if values.shape[-1] > 1 else torch.zeros_like(values[..., 0])
 
 
 def _digits(numbers: Tensor, base: int, places: int) -> Tensor:

@@ -50,10 +50,16 @@ def read_records(path: Path) -> list[dict[str, str]]:
         FormatError: The file cannot be read.
         DataError: It has no header, or a row has more or fewer cells than the header.
     """
-    reader = csv.DictReader(io.StringIO(read_text(path)), restkey="", restval=None)
+    text = read_text(path).removeprefix("\ufeff")  # a mark that spreadsheets put before UTF-8
+    reader = csv.DictReader(io.StringIO(text), restkey="", restval=None)
     rows = list(reader)
     if not reader.fieldnames or not rows:
         raise DataError(f"{path} has no rows below a header.", hint="The first line names the columns.")
+    twice = sorted({name for name in reader.fieldnames if reader.fieldnames.count(name) > 1})
+    if twice:
+        raise DataError(f"{path} has several columns {', '.join(map(repr, twice))}.", hint="Give each its own name.")
+    if len(reader.fieldnames) == 1 and any(mark in reader.fieldnames[0] for mark in ";\t"):
+        raise DataError(f"{path} seems to be separated by semicolons or tabs.", hint="Separate cells by commas.")
     for number, row in enumerate(rows, start=2):
         if "" in row or None in row.values():
             raise DataError(f"{path}, row {number}: not {len(reader.fieldnames)} cells as in the header.")

@@ -133,14 +133,18 @@ class HCA(TransformerMixin, BaseEstimator, Estimator, HasGraph):  # type: ignore
 
     def weights(self, domain: Any) -> Any:
         """Return how the domain's independent noises make its factors, `B_k^{-1}`, `(components, components)`."""
-        return self._kind.give(torch.linalg.inv(self._triangular(domain)))
+        triangular = self._triangular(domain)
+        return self._kind.give(torch.linalg.inv(triangular))
 
     def adjacency(self, domain: Any) -> Any:
         """Return the direct effects between factors in a domain: entry `[i, j]` is the effect of factor i on factor j.
 
-        Factors are scaled as `unmixing_` gives them, so an effect is in units of factor j for a unit of factor i.
+        Factors are scaled as `unmixing_` gives them, so an effect is in units of factor j for a unit of factor i. It is
+        that between these representatives: with `t` times factor i added to factor j, which is as good (`ambiguity`),
+        it is greater by `t` in every domain. What does not depend on that is how effects differ between domains.
         """
-        return self._kind.give(adjacency_of(self._triangular(domain)))
+        triangular = self._triangular(domain)
+        return self._kind.give(adjacency_of(triangular))
 
     def noise_covariance(self, domain: Any) -> Any:
         """Return the covariance of the noise that the model infers in a domain; the identity when it is exact."""
@@ -315,8 +319,8 @@ class HCA(TransformerMixin, BaseEstimator, Estimator, HasGraph):  # type: ignore
         if self.n_components == 1:
             return 0.0
         noise = gaussian_negentropy(min(samples, 1000), self.n_components, generator=self._generator("noise"))
-        # Negentropies of noise shrink as one over the square of the rows; large domains are compared at that rate.
-        noise = noise[:, -2] * (min(samples, 1000) / samples) ** 2
+        # Negentropy is the square of a deviation that shrinks with the root of the rows; large domains are compared so.
+        noise = noise[:, -2] * (min(samples, 1000) / samples)
         return (1 + int((noise >= float(part.negentropy[0, -2])).sum())) / (1 + len(noise))
 
     def _warn(self) -> None:
