@@ -1,14 +1,17 @@
 """How a model is run on a batch of inputs, found by what it can do.
 
-| model | what is called | outputs |
-|---|---|---|
-| `Acts` | `act(obs, task)` | actions |
-| `Encodes` | `encode(x)` | latents |
-| `EncodesSequence` | `encode_sequence(x, mask)` | latents |
-| `Scores` | `score(z)` | scores |
-| `Predicts` | `predict(z, action)` | latents |
-| a causal language model of transformers, a `Backbone` | its forward, with places counted from the mask | logits |
-| any other module | its forward | what it returns |
+================================================ =========================================== ===============
+model                                            what is called                              outputs
+================================================ =========================================== ===============
+`Acts`                                           `act(obs, task)`                            actions
+`Encodes`                                        `encode(x)`                                 latents
+`EncodesSequence`                                `encode_sequence(x, mask)`                  latents
+`Scores`                                         `score(z)`                                  scores
+`Predicts`                                       `predict(z, action)`                        latents
+a causal language model of transformers, a       its forward, places counted from the mask   logits
+`Backbone`
+any other module                                 its forward                                 what it returns
+================================================ =========================================== ===============
 
 Inputs are a tensor, a tuple of tensors or a mapping of names to tensors, with one row for each example on axis 0.
 """

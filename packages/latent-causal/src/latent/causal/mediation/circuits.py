@@ -56,7 +56,7 @@ class Curve:
 
     @property
     def cmd(self) -> float:
-        """Area under |1 - f| over the share of units, by trapezoids: lower is better (circuit-model distance)."""
+        """Area under `|1 - f|` over the share of units, by trapezoids: lower is better (circuit-model distance)."""
         return float(torch.trapezoid((1 - self.faithfulness).abs(), self.sizes))
 
 
@@ -228,6 +228,8 @@ def _check(circuit: Any, units: int) -> None:
 
 def selectivity(study: Study, control: Study, circuit: Tensor) -> float:
     """Return what is lost of a behaviour without a circuit, less how far a control behaviour moves.
+
+    ::
 
         (m(all) - m(all without C)) / T - |c(all) - c(all without C)| / |T|,    T = m(all) - m(nothing)
 
