@@ -6,7 +6,7 @@ then the domains; other base models, shuffled rows and random matrices are what 
 """
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import fmean, median
 from typing import TYPE_CHECKING
@@ -32,7 +32,8 @@ from latent.core.config import setting
 from latent.core.errors import ConfigError
 from latent.core.report.claims import AtLeast, AtMost, Below, Claim, Control, judge
 from latent.core.report.figures import Figure
-from latent.core.report.report import Report, Table
+from latent.core.report.measures import mean_of, measures_table
+from latent.core.report.report import Report
 from latent.core.run.context import ArmContext
 from latent.core.run.experiment import Arm, ArmResult
 
@@ -331,15 +332,11 @@ def experiment(config: Experiment, context: "RunContext") -> Report:
         config=config,
         summary="" if len(context.seeds) > 2 else _headline(results),
         verdicts=verdicts,
-        numbers={f"{arm} MIC": _mean(seeds, "mic") for arm, seeds in results.items() if "mic" in seeds[0]},
-        tables=[_table(results)],
+        numbers={f"{arm} MIC": mean_of(seeds, "mic") for arm, seeds in results.items() if "mic" in seeds[0]},
+        tables=[measures_table(results, MEASURES)],
         figures=_figures(results),
         notes=context.reservations,
     )
-
-
-def _mean(seeds: Sequence[Mapping[str, float]], key: str) -> float:
-    return fmean(seed[key] for seed in seeds)
 
 
 def _headline(results: "Results") -> str:
@@ -352,22 +349,6 @@ def _headline(results: "Results") -> str:
     if "exact" not in results:
         return ""
     return f"In worlds with one order its spans are found with an error of {results['exact'][0]['span_error']:.3f}."
-
-
-def _table(results: "Results") -> Table:
-    keys = [key for key in MEASURES if any(key in seeds[0] for seeds in results.values())]
-    return Table(
-        title="Measures",
-        columns=["measure", *results],
-        rows=[
-            [
-                key.replace("_", " "),
-                *(f"{_mean(seeds, key):.3g}" if key in seeds[0] else None for seeds in results.values()),
-            ]
-            for key in keys
-        ],
-        note=" ".join(f"{key.replace('_', ' ').capitalize()}: {MEASURES[key]}" for key in keys),
-    )
 
 
 def _figures(results: "Results") -> list[Figure]:

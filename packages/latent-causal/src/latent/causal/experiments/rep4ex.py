@@ -6,7 +6,7 @@ autoencoder's and on the true state, are what the method is compared with.
 """
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import log
 from statistics import fmean
@@ -27,7 +27,8 @@ from latent.core.errors import ConfigError
 from latent.core.metrics.identifiability import r2_up_to
 from latent.core.report.claims import AtLeast, AtMost, Below, Claim, Control, Exceeds, judge
 from latent.core.report.figures import Figure, bars_with_intervals
-from latent.core.report.report import Report, Table
+from latent.core.report.measures import mean_of, measures_table
+from latent.core.report.report import Report
 from latent.core.run.context import ArmContext
 from latent.core.run.experiment import Arm, ArmResult
 from latent.core.run.seed import derive, generator, isolated
@@ -285,42 +286,22 @@ def experiment(config: Experiment, context: "RunContext") -> Report:
         config=config,
         summary="" if len(context.seeds) > 2 else _headline(results),
         verdicts=verdicts,
-        numbers={f"{arm} error": _mean(seeds, "error") for arm, seeds in results.items()},
-        tables=[_table(results)],
+        numbers={f"{arm} error": mean_of(seeds, "error") for arm, seeds in results.items()},
+        tables=[measures_table(results, MEASURES)],
         figures=_figures(results),
         notes=context.reservations,
     )
 
 
-def _mean(seeds: Sequence[Mapping[str, float]], key: str) -> float:
-    return fmean(seed[key] for seed in seeds)
-
-
 def _headline(results: "Results") -> str:
-    errors = ", ".join(f"{arm} {_mean(seeds, 'error'):.3f}" for arm, seeds in results.items())
+    errors = ", ".join(f"{arm} {mean_of(seeds, 'error'):.3f}" for arm, seeds in results.items())
     return f"Error outside the actions seen, in variances of the true mean outcome: {errors}."
-
-
-def _table(results: "Results") -> Table:
-    keys = [key for key in MEASURES if any(key in seeds[0] for seeds in results.values())]
-    return Table(
-        title="Measures",
-        columns=["measure", *results],
-        rows=[
-            [
-                key.replace("_", " "),
-                *(f"{_mean(seeds, key):.3g}" if key in seeds[0] else None for seeds in results.values()),
-            ]
-            for key in keys
-        ],
-        note=" ".join(f"{key.replace('_', ' ').capitalize()}: {MEASURES[key]}" for key in keys),
-    )
 
 
 def _figures(results: "Results") -> list[Figure]:
     def bars(key: str) -> dict[str, tuple[float, float, float]]:
         return {
-            arm: (_mean(seeds, key), min(seed[key] for seed in seeds), max(seed[key] for seed in seeds))
+            arm: (mean_of(seeds, key), min(seed[key] for seed in seeds), max(seed[key] for seed in seeds))
             for arm, seeds in results.items()
             if key in seeds[0]
         }

@@ -5,7 +5,7 @@ pipeline without Distance, or with a plain softmax; the usual rules on the plain
 points of each class that nothing can be admitted.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING
@@ -22,7 +22,8 @@ from latent.core.config import setting
 from latent.core.errors import ConfigError
 from latent.core.report.claims import AtLeast, AtMost, Claim, Control, judge
 from latent.core.report.figures import Figure, bars_with_intervals
-from latent.core.report.report import Report, Table
+from latent.core.report.measures import mean_of, measures_table
+from latent.core.report.report import Report
 from latent.core.run.context import ArmContext
 from latent.core.run.experiment import Arm, ArmResult
 from latent.core.run.seed import generator
@@ -352,40 +353,22 @@ def experiment(config: Experiment, context: "RunContext") -> Report:
         config=config,
         summary="" if len(context.seeds) > 2 else _headline(results),
         verdicts=verdicts,
-        numbers={f"{arm} {key}": _over(seeds, key) for arm, seeds in results.items() for key in ("admitted", "worst")},
-        tables=[_table(results)],
+        numbers={
+            f"{arm} {key}": mean_of(seeds, key) for arm, seeds in results.items() for key in ("admitted", "worst")
+        },
+        tables=[measures_table(results, MEASURES)],
         figures=_bars(results),
         notes=_notes(context),
     )
 
 
-def _over(seeds: Sequence[Mapping[str, float]], key: str) -> float:
-    return fmean(seed[key] for seed in seeds)
-
-
 def _headline(results: "Results") -> str:
     if "sdm" not in results:
         return ""
-    found = {key: _over(results["sdm"], key) for key in ("admitted", "right", "accuracy", "shift_admitted")}
+    found = {key: mean_of(results["sdm"], key) for key in ("admitted", "right", "accuracy", "shift_admitted")}
     return (
         f"{found['admitted']:.0%} of the test points are admitted, {found['right']:.1%} of them right ("
         f"{found['accuracy']:.1%} without rejecting); of shifted sets at most {found['shift_admitted']:.1%}."
-    )
-
-
-def _table(results: "Results") -> Table:
-    keys = [key for key in MEASURES if any(key in seeds[0] for seeds in results.values())]
-    return Table(
-        title="Measures",
-        columns=["measure", *results],
-        rows=[
-            [
-                key.replace("_", " "),
-                *(f"{_over(seeds, key):.3g}" if key in seeds[0] else None for seeds in results.values()),
-            ]
-            for key in keys
-        ],
-        note=" ".join(f"{key.replace('_', ' ').capitalize()}: {MEASURES[key]}" for key in keys),
     )
 
 

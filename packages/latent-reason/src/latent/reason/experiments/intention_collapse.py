@@ -5,7 +5,7 @@ last token of the question. Beside it: the state after the answer, where nothing
 which is the same for all; random numbers; and questions of several lengths, where the length alone tells something.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import TYPE_CHECKING
@@ -17,7 +17,8 @@ from latent.core.config import setting
 from latent.core.errors import ConfigError
 from latent.core.report.claims import AtLeast, AtMost, Claim, Control, Exceeds, judge
 from latent.core.report.figures import Curve, Figure, bars_with_intervals, lines
-from latent.core.report.report import Report, Table
+from latent.core.report.measures import mean_of, measures_table
+from latent.core.report.report import Report
 from latent.core.run.context import ArmContext
 from latent.core.run.experiment import Arm, ArmResult
 from latent.core.run.seed import generator
@@ -380,15 +381,11 @@ def experiment(config: Experiment, context: "RunContext") -> Report:
         config=config,
         summary="" if len(context.seeds) > 2 else _headline(results),
         verdicts=verdicts,
-        numbers={f"{arm} recov": _mean(seeds, "recov") for arm, seeds in results.items()},
-        tables=[_table(results)],
+        numbers={f"{arm} recov": mean_of(seeds, "recov") for arm, seeds in results.items()},
+        tables=[measures_table(results, MEASURES)],
         figures=[*_bars(results), *_curves(results)],
         notes=_notes(context),
     )
-
-
-def _mean(seeds: Sequence[Mapping[str, float]], key: str) -> float:
-    return fmean(seed[key] for seed in seeds)
 
 
 def _headline(results: "Results") -> str:
@@ -402,24 +399,8 @@ def _headline(results: "Results") -> str:
     )
 
 
-def _table(results: "Results") -> Table:
-    keys = [key for key in MEASURES if any(key in seeds[0] for seeds in results.values())]
-    return Table(
-        title="Measures",
-        columns=["measure", *results],
-        rows=[
-            [
-                key.replace("_", " "),
-                *(f"{_mean(seeds, key):.3g}" if key in seeds[0] else None for seeds in results.values()),
-            ]
-            for key in keys
-        ],
-        note=" ".join(f"{key.replace('_', ' ').capitalize()}: {MEASURES[key]}" for key in keys),
-    )
-
-
 def _bars(results: "Results") -> list[Figure]:
-    bars = {arm: tuple(_mean(seeds, key) for key in ("recov", "low", "high")) for arm, seeds in results.items()}
+    bars = {arm: tuple(mean_of(seeds, key) for key in ("recov", "low", "high")) for arm, seeds in results.items()}
     return [
         bars_with_intervals(
             "recoverability", {arm: (bar[0], bar[1], bar[2]) for arm, bar in bars.items()},

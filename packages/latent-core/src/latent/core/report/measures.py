@@ -1,0 +1,36 @@
+"""What arms measured, over their seeds: means, and the table that most reports have."""
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+
+from latent.core.report.claims import Results
+from latent.core.report.report import Table
+
+__all__ = ["mean_of", "measures_table"]
+
+
+def mean_of(seeds: Sequence[Mapping[str, float]], key: str) -> float:
+    """Return the mean of a measure over the seeds of an arm."""
+    return fmean(seed[key] for seed in seeds)
+
+
+def measures_table(results: Results, measures: Mapping[str, str]) -> Table:
+    """Return one row for each measure that an arm has and one column for each arm, means over seeds.
+
+    Args:
+        results: For each arm the measures of each seed.
+        measures: What each measure is; they are shown in this order, and explained below the table.
+    """
+    keys = [key for key in measures if any(key in seeds[0] for seeds in results.values())]
+    return Table(
+        title="Measures",
+        columns=["measure", *results],
+        rows=[
+            [
+                key.replace("_", " "),
+                *(f"{mean_of(seeds, key):.3g}" if key in seeds[0] else None for seeds in results.values()),
+            ]
+            for key in keys
+        ],
+        note=" ".join(f"{key.replace('_', ' ').capitalize()}: {measures[key]}" for key in keys),
+    )
