@@ -97,7 +97,8 @@ class ControlFunction(nn.Module):
         self.additive = additive
         inputs = latent_dim if additive else 2 * latent_dim
         self.effect = _Members(members, inputs, outcome_dim, width=width, layers=layers)
-        self.confounding = _Members(members, latent_dim, outcome_dim, width=width, layers=layers)
+        shape = {"width": width, "layers": layers}
+        self.confounding = _Members(members, latent_dim, outcome_dim, **shape) if additive else None
         self.support = Support(kept, latent_dim)
         self.register_buffer("weight", torch.zeros(latent_dim, action_dim))
         self.register_buffer("intercept", torch.zeros(latent_dim))
@@ -137,10 +138,10 @@ class ControlFunction(nn.Module):
         """Return every member's standardised mean outcome of states with these residuals."""
         state = (latent - self.support.centre) / self.support.scale
         rest = residual / self.support.scale
-        if not self.additive:
-            joint: Tensor = self.effect(torch.cat([state, rest], dim=-1))
-            return joint + 0 * self.confounding(rest)
-        outcome: Tensor = self.effect(state) + self.confounding(rest)
+        if self.confounding is None:
+            outcome: Tensor = self.effect(torch.cat([state, rest], dim=-1))
+        else:
+            outcome = self.effect(state) + self.confounding(rest)
         return outcome
 
     @torch.no_grad()

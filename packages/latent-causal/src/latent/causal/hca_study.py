@@ -22,10 +22,10 @@ from latent.causal.methods.hca import HCA
 from latent.core.report.figures import Figure
 from latent.core.report.report import Report, Table
 
-__all__ = ["NULLS", "Study", "study"]
+__all__ = ["COMPARED", "Study", "study"]
 
 #: The nulls that a study compares with.
-NULLS = ("shuffle_domains", "random_in_subspace")
+COMPARED = ("shuffle_domains", "random_in_subspace")
 LEVEL = 0.9
 
 
@@ -37,7 +37,7 @@ class Study:
         table: What was analysed.
         model: The fit.
         resampled: What it gives when rows are drawn anew.
-        nulls: Comparison with each of `NULLS`.
+        nulls: Comparison with each of `COMPARED`.
         warnings: What the fit warned about.
     """
 
@@ -193,7 +193,7 @@ def study(
     Raises:
         DataError: The table cannot be analysed; see `HCA.fit`.
     """
-    parts = 2 + len(NULLS)
+    parts = 2 + len(COMPARED)
     progress("analysis", 0, parts)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -201,7 +201,7 @@ def study(
     progress("analysis", 1, parts)
     resampled = model.bootstrap(draws)
     nulls = {}
-    for index, kind in enumerate(NULLS):
+    for index, kind in enumerate(COMPARED):
         progress("analysis", 2 + index, parts)
         nulls[kind] = model.null_test(kind, draws)
     progress("analysis", parts, parts)
