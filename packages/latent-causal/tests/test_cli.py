@@ -49,6 +49,28 @@ def test_domains_can_be_chosen_and_warnings_are_shown(table, tmp_path):
     assert done.exit_code == 0
     assert "domain 2" not in done.output
     assert "2 factors fits 2 domains" in done.output
+    assert "Warning: The principal subspaces of 'domain" in done.stderr  # two factors of three: no subspace is shared
+
+
+def test_invariant_domains_are_those_whose_subspaces_agree(table, tmp_path):
+    other = linear_domains(generator=generator(77, "world"), samples=400, domains=1).domains["domain 0"]
+    path = tmp_path / "scores.csv"
+    more = "".join(f"row,other,{','.join(map(str, row))}\r\n" for row in other.tolist())
+    path.write_text(table.read_text() + more)
+    words = ("--domain-column", "base", "--draws", 3, "--out", tmp_path / "out")
+    assert "fits 4 domains" in run(path, *words).output
+    done = run(path, *words, "--invariant")
+    assert "fits 3 domains" in done.output
+    assert "\nother" not in done.output
+
+
+def test_the_seed_draws_other_tables(table, tmp_path):
+    words = ("--domain-column", "base", "--draws", 3, "--out", tmp_path / "out")
+    reports = []
+    for seed in (0, 0, 1):
+        run(table, *words, "--seed", seed)
+        reports.append(json.loads((tmp_path / "out" / "report.json").read_text())["tables"][0]["rows"])
+    assert reports[0] == reports[1] != reports[2]
 
 
 def test_one_factor_has_no_effects_to_draw(table, tmp_path):

@@ -230,10 +230,15 @@ def test_bootstrap_and_nulls_surround_and_exceed_the_fit(fitted):
     effect_low, _, effect_high = resampled.interval("adjacency")
     inside = (effect_low <= fitted.adjacency("domain 0")) & (fitted.adjacency("domain 0") <= effect_high)
     assert inside[0].float().mean() > 0.6
+    # Signs are a convention of each draw: they are brought to those of the fit before intervals are taken.
+    assert bool(((resampled.unmixing * fitted.unmixing_).sum(dim=-1) >= 0).all())
+    found = {}
     for kind in ("random_in_subspace", "random_unmixing"):
         null = fitted.null_test(kind, 40)
         assert null.p_value == pytest.approx(1 / 41)
         assert null.mic.min() > fitted.mic_
+        found[kind] = float(null.mic.median())
+    assert found["random_unmixing"] > 1.2 * found["random_in_subspace"]  # six directions to disagree in, and not three
     with pytest.raises(UnknownName, match="shuffle_domains"):
         fitted.null_test("shuffled")
 
