@@ -39,7 +39,10 @@ REFERENCE = {
         "latent.core.run.experiment", "latent.core.run.context", "latent.core.run.runner", "latent.core.run.seed",
         "latent.core.run.specimen", "latent.core.run.distributed",
     ),
-    "reports": ("latent.core.report.claims", "latent.core.report.report", "latent.core.report.figures"),
+    "reports": (
+        "latent.core.report.claims", "latent.core.report.report", "latent.core.report.figures",
+        "latent.core.report.graphs", "latent.core.report.measures",
+    ),
     "metrics": (
         "latent.core.metrics.probe", "latent.core.metrics.rank", "latent.core.metrics.similarity",
         "latent.core.metrics.identifiability", "latent.core.metrics.stats", "latent.core.metrics.likelihood",
