@@ -7,7 +7,7 @@ to an affine map exactly when what the action does not explain of it has mean ze
 
 which a maximum moment restriction (MMR) measures. So an autoencoder is trained with it,
 
-    min  mean |x - eta(phi(x))|^2 + lambda MMR(phi),
+    min  mean (x - eta(phi(x)))^2 + lambda MMR(phi),
 
 and a control function regression then gives the outcome beyond the actions that were seen.
 """
