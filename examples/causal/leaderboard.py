@@ -9,7 +9,7 @@ about 20 seconds on one core, and writes a report with five figures to runs/lead
 import sys
 from pathlib import Path
 
-from latent.causal import HCA, invariant_domains, open_llm_leaderboard, study
+from latent.causal import HCA, invariant_domains, open_llm_leaderboard, study_domains
 from latent.core.errors import ConfigError
 
 folder = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/leaderboard")
@@ -36,7 +36,7 @@ for names, mic in five.subsets(4).items():
 best = next(names for names in five.subsets(4) if len(names) == 4)
 
 # 3. The study of the best four: intervals over rows drawn anew, and tables in which no order is shared.
-found = study(table.only(best), draws=200)
+found = study_domains(table.only(best), draws=200)
 print(f"\n{found.summary}")
 for warning in found.warnings:
     print(f"Warning: {warning}")

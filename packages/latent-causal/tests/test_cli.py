@@ -73,6 +73,21 @@ def test_the_seed_draws_other_tables(table, tmp_path):
     assert reports[0] == reports[1] != reports[2]
 
 
+def test_units_can_be_taken_out_and_what_the_reader_says_is_shown(table, tmp_path):
+    lines = table.read_text().splitlines()
+    path = tmp_path / "units.csv"
+    far = [line.rsplit(",", 1)[0] + f",{float(line.rsplit(',', 1)[1]) * 1e4}" for line in lines[1:]]
+    path.write_text("\n".join([f"{lines[0]},id", *(f"{line},{row}" for row, line in enumerate(far))]))
+    words = ("--domain-column", "base", "--draws", 3, "--out", tmp_path / "out")
+    done = run(path, *words, "--scale", "standard", "--invariant")
+    assert "columns 'id' seem to number the rows" in done.stderr
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["numbers"]["MIC"] < 0.02  # the last column has nearly all of the variance as it is
+    assert report["config"]["scale"] == "standard"
+    assert "columns 'id' seem to number the rows" in " ".join(report["notes"])
+    assert report["config"]["columns"] == list("abcdef")
+
+
 def test_one_factor_has_no_effects_to_draw(table, tmp_path):
     done = run(table, "--domain-column", "base", "--components", 1, "--draws", 3, "--out", tmp_path / "one")
     assert done.exit_code == 0, done.output

@@ -52,12 +52,13 @@ def test_counts_and_distances_are_those_of_a_loop(block):
 def test_a_block_bounds_differences_too(monkeypatch):
     rows, count = [], module._agreeing
 
-    def agreeing(distances, classes, groups):
+    def agreeing(distances, begin, end):
         rows.append(len(distances))
-        return count(distances, classes, groups)
+        return count(distances, begin, end)
 
     monkeypatch.setattr(module, "_agreeing", agreeing)
     x, classes, _ = points(10, width=50)
+    classes[:] = 1
     support, _, groups = points(8, width=50, seed=1)
     wanted = neighbours(x, support, classes, groups, k=3)
     found = neighbours(x, support, classes, groups, k=3, block=800)  # 4 x 50 numbers a row
@@ -66,6 +67,24 @@ def test_a_block_bounds_differences_too(monkeypatch):
     assert torch.equal(found.count, wanted.count)
     neighbours(x[:, :1], support[:, :1], classes, groups, k=1, block=40)  # 8 distances a row
     assert rows[4:] == [5, 5]
+
+
+@pytest.mark.parametrize("graph", [False, True])
+@pytest.mark.parametrize("samples", [63, 64, 65, 200])
+def test_parts_of_support_points_and_classes_of_any_number(samples, graph, monkeypatch):
+    """Three classes, of which one has no support point, and parts that are not full; in a compiled graph as well."""
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: graph)
+    x, _, _ = points(50)
+    support, _, groups = points(samples, seed=1)
+    classes = torch.arange(50) % 3
+    found = neighbours(x, support, classes, groups)
+    count, nearest = by_loop(x, support, classes, groups)
+    assert torch.equal(found.count, count)
+    torch.testing.assert_close(found.nearest, nearest[:, 0], rtol=1e-5, atol=1e-6)
+    assert torch.equal(found.indices[:, 0], torch.cdist(x.double(), support.double()).argmin(1))
+    twice = neighbours(x, torch.cat([support, support]), classes, torch.cat([groups, groups]))
+    assert torch.equal(twice.count, 2 * count)
+    assert torch.equal(twice.indices % samples, found.indices)
 
 
 def test_a_point_is_not_its_own_neighbour():

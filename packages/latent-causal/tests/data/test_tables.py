@@ -5,9 +5,10 @@ import gzip
 import pytest
 import torch
 
-from latent.causal.data.tables import read_table
-from latent.causal.errors import DataError
-from latent.core.errors import UnknownName
+from latent.causal.data import tables as module
+from latent.causal.data.tables import read_records, read_table
+from latent.causal.errors import DataError, DataWarning
+from latent.core.errors import ConfigError, FormatError, UnknownName
 
 TEXT = "base,name,a,b\nx,one,1,2\ny,two,3,4\nx,three,5,6\n,four,7,8\n"
 
@@ -78,3 +79,46 @@ def test_only_takes_domains_in_order_and_names_unknown_ones(write):
     assert list(table.only(["y", "x"]).domains) == ["y", "x"]
     with pytest.raises(UnknownName, match="Unknown domain 'z'; known: x, y"):
         table.only(["z"])
+
+
+def test_columns_with_a_gap_are_named_when_they_are_left_out(write):
+    path = write("base,a,b,c,word\nx,1,2,,yes\nx,3,nan,7,no\ny,5,6,8,no\n,,,,\n")
+    with pytest.warns(DataWarning, match=r"columns 'b' \(1 rows\), 'c' \(1 rows\) have cells without a number"):
+        table = read_table(path, "base")
+    assert table.columns == ("a",)
+    assert table.domains["x"].tolist() == [[1], [3]]
+    assert read_table(path, "base", ["c"], missing="drop").domains["x"].tolist() == [[7]]  # asked for: no warning
+
+
+def test_columns_that_number_the_rows_are_no_features_unless_they_are_named(write):
+    lines = [f"x,{7 * row + 3},{row % 5},{row + 0.5},{row // 2}" for row in range(30)]
+    path = write("base,key,ID,score,pair\n" + "\n".join(lines))
+    with pytest.warns(DataWarning, match="columns 'key', 'ID' seem to number the rows"):
+        assert read_table(path, "base").columns == ("score", "pair")
+    assert read_table(path, "base", ["key", "score"]).columns == ("key", "score")
+
+
+def test_names_are_stripped_and_encodings_are_said(tmp_path, write):
+    assert read_table(write(" base , a\nx,1\n"), "base").columns == ("a",)
+    path = tmp_path / "old.csv"
+    path.write_bytes("base,größe\nmüde,1\n".encode("cp1252"))
+    with pytest.raises(FormatError, match=r"old\.csv is not in utf-8") as caught:
+        read_table(path, "base")
+    assert "--encoding cp1252" in caught.value.hint
+    table = read_table(path, "base", encoding="cp1252")
+    assert table.columns == ("größe",)
+    assert list(table.domains) == ["müde"]
+    with pytest.raises(ConfigError, match="no encoding 'klingon'"):
+        read_table(path, "base", encoding="klingon")
+
+
+def test_parts_are_put_together_and_rows_keep_their_numbers(write, monkeypatch):
+    monkeypatch.setattr(module, "_PART", 3)
+    lines = [f"{'xy'[row % 2]},{row},{row + 0.5}" for row in range(10)]
+    path = write("base,a,b\n" + "\n\n".join(lines) + "\n")
+    assert read_table(path, "base").domains["y"].tolist() == [[row, row + 0.5] for row in range(1, 10, 2)]
+    assert [record["a"] for record in read_records(path)] == [str(row) for row in range(10)]
+    with pytest.raises(DataError, match="row 9, column 'b': 'no'"):
+        read_table(write("base,a,b\n" + "\n".join([*lines[:7], "x,1,no"])), "base", ["b"])
+    with pytest.raises(DataError, match="row 9: not 3 cells"):
+        read_table(write("base,a,b\n" + "\n".join([*lines[:7], "x,1"])), "base")

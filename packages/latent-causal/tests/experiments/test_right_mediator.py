@@ -1,5 +1,6 @@
 """The experiment: every arm measures what its claims need, and its parts measure what they say."""
 
+import itertools
 import math
 import os
 from dataclasses import replace
@@ -18,7 +19,7 @@ from latent.causal.mediation.alignment import AlignmentConfig, BoundlessConfig
 from latent.causal.mediation.masks import MaskTraining
 from latent.causal.mediation.pairs import Pairs
 from latent.causal.methods.right_mediator import MediationAnalysis, MediationConfig
-from latent.core.errors import ConfigError
+from latent.core.errors import ConfigError, ShapeError
 from latent.core.run.context import ArmContext
 from latent.core.run.seed import generator
 
@@ -120,14 +121,49 @@ def pairs():
 
 
 def test_the_sorter_is_scored_on_inputs_that_were_not_searched_on():
+    """Neither when units are scored by themselves, nor when they are exchanged: three parts without a common input."""
     for seed in (0, 1):
-        minimal, test = module._sorting(module.PRESETS["cpu"], seed)
-        assert min(len(minimal), len(test)) > 100
-        searched, scored = (
+        searched, minimal, test = module._sorting(module.PRESETS["cpu"], seed)
+        others = torch.arange(len(minimal))[~torch.isin(torch.arange(len(minimal)), searched)]
+        parts = [minimal.take(searched), minimal.take(others), test]
+        assert min(map(len, parts)) > 100
+        inputs = [
             {tuple(row) for ids in (each.base, each.source) for row in ids["input_ids"][:, :6].tolist()}
-            for each in (minimal, test)
+            for each in parts
+        ]
+        assert all(not one & other for one, other in itertools.combinations(inputs, 2))
+
+
+def test_the_searched_pairs_are_those_of_the_sorter_and_the_others_are_scored_on(pairs):
+    """What is scored does not depend on the searched rows, nor the search on the others."""
+    model = Sum().eval()
+    some = mediators.units(model, "neuron", inputs=pairs.base, sites="site")
+    config = MediationConfig(searches=("exhaustive",), size=0.7)
+    rows = torch.arange(12)
+    spoilt = {"searched": pairs.base.clone(), "scored": pairs.base.clone()}
+    spoilt["searched"][:12] = spoilt["searched"][:12].flip(1)
+    spoilt["scored"][12:] = spoilt["scored"][12:].flip(1)
+    plain, searched, scored = (
+        mediators.analysed(model, {"neuron": some}, replace(pairs, base=base), pairs, config, searched=rows)[0][0]
+        for base in (pairs.base, *spoilt.values())
+    )
+    assert torch.equal(plain.scores, scored.scores)
+    assert not torch.equal(plain.scores, searched.scores)
+    for wrong in (torch.arange(40), torch.tensor([], dtype=torch.long), torch.tensor([40]), torch.ones(40).bool()):
+        with pytest.raises(ShapeError, match="for 40 rows"):
+            mediators.analysed(model, {"neuron": some}, pairs, pairs, config, searched=wrong)
+
+
+def test_features_and_neurons_are_as_good_only_within_the_margin_on_both_sides():
+    claim = next(claim for claim in module.CLAIMS if claim.id == "features-are-no-better-than-neurons")
+    for gain, equal in ((0.04, True), (-0.04, True), (0.06, False), (-0.06, False)):
+        measures = module.compared(
+            {"feature_mask_score": 0.5 + gain, "neuron_mask_score": 0.5, "subspace_das_score": 0}
         )
-        assert not searched & scored
+        assert measures["feature_gain"] == pytest.approx(gain)
+        means = {("cities", name): value for name, value in measures.items()}
+        assert claim.check.passes(means) == equal
+        assert not claim.check.about(("cities", "das_difference")).passes(means)
 
 
 def test_controls_of_rankings_are_scored_on_the_rows_of_the_rankings(pairs):

@@ -9,15 +9,20 @@ import pytest
 import torch
 from sklearn.decomposition import FastICA
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
+from sklearn.utils._set_output import ADAPTERS_MANAGER
 from sklearn.utils.estimator_checks import check_estimator
+from torch.overrides import TorchFunctionMode
 
+from latent.causal import order_search
 from latent.causal.data.linear_sem import linear_domains, nested_span_error
+from latent.causal.data.tables import DomainTable
 from latent.causal.errors import DataError, DataWarning
+from latent.causal.hca_study import study_domains
 from latent.causal.independent_components import independent_components
 from latent.causal.methods.hca import HCA
 from latent.causal.subspaces import distances, invariant_domains, spectrum
 from latent.causal.triangular import align, inexactness_of, shared_rows
-from latent.core.errors import ConfigError, UnknownName
+from latent.core.errors import ConfigError, LatentError, UnknownName
 from latent.core.run.seed import generator
 
 SEED = 10
@@ -125,9 +130,49 @@ def test_shared_rows_are_orthonormal():
     torch.testing.assert_close(found @ found.mT, torch.eye(3, dtype=torch.float64).expand(7, 3, 3))
 
 
-def test_too_many_domains_are_refused_before_any_work():
-    with pytest.raises(ConfigError, match="9 domains with 3 factors"):
-        align(torch.randn(1, 9, 3, 4, dtype=torch.float64))
+def test_too_many_domains_are_refused_before_any_work(world, monkeypatch):
+    with pytest.raises(ConfigError, match=r"10 domains with 3 factors are too many .* at most 9 domains"):
+        align(torch.randn(1, 10, 3, 4, dtype=torch.float64))
+    monkeypatch.setattr(HCA, "_analyse", lambda self, tables, restarts: pytest.fail("components were analysed"))
+    many = {f"{name} {copy}": rows for copy in range(3) for name, rows in world.domains.items()}
+    with pytest.raises(ConfigError, match="12 domains with 3 factors") as caught:
+        HCA().fit(many)
+    assert "invariant_domains" in caught.value.hint
+
+
+@pytest.mark.parametrize(("domains", "components", "features"), [(4, 3, 6), (4, 3, 3), (3, 4, 5), (5, 2, 4)])
+def test_the_search_leaves_out_nothing_that_is_better(domains, components, features, monkeypatch):
+    """Beside all combinations one by one; small parts, so that bounds are at work."""
+    monkeypatch.setattr(order_search, "_CHUNK", 50)
+    rows = torch.randn(3, domains, components, features, generator=generator(9, "rows"), dtype=torch.float64)
+    orders = torch.tensor(list(itertools.permutations(range(components))))
+    every = orders[torch.cartesian_prod(*[torch.arange(len(orders))] * domains)]
+    found = align(rows)
+    for index, problem in enumerate(rows):
+        ordered = problem[torch.arange(domains)[:, None], every]
+        shared = shared_rows(ordered)[:, None]
+        explained = (ordered @ shared.mT).tril() @ shared
+        mic = inexactness_of(explained, torch.linalg.pinv(ordered)).amax(dim=1)
+        assert float(found.mic[index]) == pytest.approx(float(mic.min()), abs=1e-12)
+        assert torch.equal(found.order[index], every[mic.argmin()])
+
+
+def test_eight_domains_are_searched_in_seconds(monkeypatch):
+    """All combinations are 1.7 million; few beginnings are looked at where an order nearly holds."""
+    draw = generator(3, "rows")
+    shared = torch.linalg.qr(torch.randn(6, 3, generator=draw, dtype=torch.float64)).Q.mT
+    triangular = torch.randn(8, 3, 3, generator=draw, dtype=torch.float64).tril() + 2 * torch.eye(3)
+    rows = triangular @ shared + 0.002 * torch.randn(8, 3, 6, generator=draw, dtype=torch.float64)
+    looked = []
+    whole = order_search._Search._longer
+
+    def longer(self, given, choices):
+        looked.append(len(given.problem) * choices)
+        return whole(self, given, choices)
+
+    monkeypatch.setattr(order_search._Search, "_longer", longer)
+    assert float(align(rows.flip(1)[None]).mic) < 0.02
+    assert sum(looked) < 20_000
 
 
 # The whole analysis --------------------------------------------------------------------------------------------------
@@ -241,6 +286,29 @@ def test_bootstrap_and_nulls_surround_and_exceed_the_fit(fitted):
     assert found["random_unmixing"] > 1.2 * found["random_in_subspace"]  # six directions to disagree in, and not three
     with pytest.raises(UnknownName, match="shuffle_domains"):
         fitted.null_test("shuffled")
+    with pytest.raises(UnknownName, match=r"attribute 'MIC'; known: .*mic"):
+        resampled.interval("MIC")
+    with pytest.raises(ConfigError, match="level=90"):
+        resampled.interval("mic", 90)
+    assert float(resampled.same_order.double().mean()) > 0.9
+
+
+def test_draws_that_find_another_order_are_said():
+    """Signs are aligned and places are not: where any order fits, factor 0 is another one in many draws."""
+    alike = linear_domains(generator=generator(SEED, "world"), alike=True, samples=500)
+    model = HCA(restarts=2, variation_draws=0, random_state=SEED).fit(alike.domains)
+    assert 0 < float(model.bootstrap(20, restarts=1).same_order.double().mean()) < 0.9
+
+
+def test_a_chosen_subset_is_compared_with_chosen_subsets(fitted):
+    lowest = min(fitted.subsets(3).values())
+    plain, chosen = (fitted.null_test("random_in_subspace", 30, minimum=least) for least in (None, 3))
+    assert chosen.observed == pytest.approx(lowest, abs=1e-12)
+    assert bool((chosen.mic <= plain.mic).all())  # the same draws, each with its best subset
+    assert float(chosen.mic.median()) < 0.7 * float(plain.mic.median())
+    assert chosen.p_value == (1 + int((chosen.mic <= lowest).sum())) / 31
+    with pytest.raises(ConfigError, match="minimum=5 is not between 2 and the 4 domains"):
+        fitted.null_test("random_in_subspace", 3, minimum=5)
 
 
 def test_subsets_have_the_mic_of_fits_to_them(world, fitted):
@@ -295,8 +363,13 @@ def test_labels_in_place_of_a_mapping(world, fitted):
         (lambda d: {**d, "small": d["domain 0"][:3]}, DataError, "'small' has 3 rows"),
         (lambda d: {**d, "flat": d["domain 0"] * torch.tensor([1, 1, 0, 1, 1, 1])}, DataError, r"columns \[2\]"),
         (lambda d: {**d, "hole": d["domain 0"].index_fill(0, torch.tensor([4]), torch.nan)}, DataError, "row 4"),
-        (lambda d: {**d, "thin": d["domain 0"][:, :1] * torch.arange(1, 7)}, DataError, "fewer than 3 directions"),
+        (lambda d: {**d, "thin": d["domain 0"][:, :1] * torch.arange(1, 7)}, DataError, "in 1 direction, fewer"),
         (lambda d: {**d, "wide": torch.randn(50, 7)}, DataError, "7 features, but HCA is expecting 6"),
+        (lambda d: {**d, "array": np.full((50, 6), np.nan)}, DataError, "domain 'array': Input X contains NaN"),
+        (
+            lambda d: DomainTable({**d, "flat": d["domain 0"] * torch.tensor([1, 1, 0, 1, 1, 1])}, tuple("abcdef")),
+            DataError, "'flat': columns 'c' are constant",
+        ),
     ],
 )  # fmt: skip
 def test_bad_tables_are_refused_by_name(world, spoil, error, said):
@@ -307,14 +380,123 @@ def test_bad_tables_are_refused_by_name(world, spoil, error, said):
 def test_bad_settings_and_late_calls(world, fitted):
     with pytest.raises(DataError, match="n_components=7 for 6 features"):
         HCA(7).fit(world.domains)
-    with pytest.raises(ConfigError, match="restarts must be at least 1"):
-        HCA(restarts=0).fit(world.domains)
+    for wrong, said in (
+        ({"restarts": 0}, "restarts must be a whole number of at least 1, given 0"),
+        ({"n_components": "3"}, "n_components must be a whole number of at least 1, given '3'"),
+        ({"n_components": 2.0}, "given 2.0"),
+        ({"tol": 0.0}, "tol must be a positive number"),
+        ({"scale": "robust"}, "scale 'robust'; known: standard"),
+    ):
+        with pytest.raises(LatentError, match=said):
+            HCA(**wrong).fit(world.domains)
+    for draws in (fitted.bootstrap, lambda count: fitted.null_test("random_unmixing", count)):
+        with pytest.raises(ConfigError, match="draws must be at least 1, given 0"):
+            draws(0)
+    table = torch.zeros(4, 6)
+    for labels, said in (
+        (torch.zeros(4, 1), r"y is \[4, 1\]; expected one label for each row"),
+        (np.array([0, 1, np.nan, 1]), "no label .* in 1 rows, the first is row 2"),
+        (["a", None, "b", "b"], "the first is row 1"),
+        (["a"], "X has 4 rows, y has 1 labels"),
+    ):
+        with pytest.raises(DataError, match=said):
+            HCA().fit(table, labels)
+    for factors, said in ((torch.zeros(2, 4), r"Z is \[2, 4\]; expected real numbers \(samples, 3\), the factors"),
+                          (np.full((2, 3), np.nan), "Z holds values that are NaN"), ("abc", "no table")):  # fmt: skip
+        with pytest.raises(DataError, match=said):
+            fitted.inverse_transform(factors)
     with pytest.raises(NotFittedError):
         HCA().transform(world.domains["domain 0"])
     with pytest.raises(UnknownName, match="domain 9"):
         fitted.adjacency("domain 9")
     with pytest.raises(DataError, match="holds the domain of each row"):
         HCA().fit(world.domains["domain 0"])
+
+
+def test_arrays_come_back_from_everything_that_arrays_were_given_to(world):
+    single = {name: table[:300].numpy().astype(np.float32) for name, table in world.domains.items()}
+    model = HCA(restarts=2, variation_draws=0, random_state=SEED).fit(single)
+    drawn, null = model.bootstrap(3, restarts=1), model.null_test("shuffle_domains", 3, restarts=1)
+    low, _, high = drawn.interval("adjacency")
+    for found in (model.graph(), drawn.mic, drawn.adjacency, drawn.unmixing, low, high, null.mic, null.variation):
+        assert isinstance(found, np.ndarray)
+        assert found.dtype == np.float32
+    again = HCA(restarts=2, variation_draws=0, random_state=SEED).fit(
+        {k: torch.from_numpy(v) for k, v in single.items()}
+    )
+    assert isinstance(again.graph(), torch.Tensor)
+    assert again.bootstrap(3, restarts=1).mic.dtype == torch.float32
+    np.testing.assert_allclose(again.bootstrap(3, restarts=1).mic.numpy(), drawn.mic)
+
+
+def test_nothing_is_made_on_a_device_of_its_own(world):
+    """What meets the table is made on the table's device: no factory is called without one, but for drawn numbers."""
+    without, names = [], ("tensor", "arange", "zeros", "ones", "eye", "full", "empty", "linspace")
+
+    class Watch(TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            if getattr(func, "__name__", "") in names and not (kwargs or {}).get("device"):
+                without.append(func.__name__)
+            return func(*args, **(kwargs or {}))
+
+    table = DomainTable({name: rows[:200] for name, rows in world.domains.items()}, tuple("abcdef"))
+    with Watch():
+        found = study_domains(table, draws=3, scale="standard")
+        found.figures()
+        found.tables()
+        found.model.explained_by_factors()
+        found.model.subsets(3)
+    assert not without
+
+
+def test_standard_scale_does_not_see_units_and_answers_in_them(world):
+    units = torch.tensor([1e-3, 1.0, 50.0, 1.0, 7.0, 1e4], dtype=torch.float64)
+    other = {name: rows * units + 3 for name, rows in world.domains.items()}
+    one, two = (
+        HCA(scale="standard", restarts=3, variation_draws=0, random_state=SEED).fit(tables)
+        for tables in (world.domains, other)
+    )
+    assert one.mic_ == pytest.approx(two.mic_, abs=1e-6)
+    torch.testing.assert_close(two.scale_, one.scale_ * units)
+    torch.testing.assert_close(two.unmixing_ * units, one.unmixing_, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(two.ambiguity(2) * units, one.ambiguity(2), atol=1e-6, rtol=1e-5)
+    scaled = two.unmixing_ * two.scale_
+    torch.testing.assert_close(scaled @ scaled.mT, torch.eye(3).double())
+    torch.testing.assert_close(two.unmixing_ @ two.mixing_, torch.eye(3).double())
+    rows = other["domain 0"]
+    torch.testing.assert_close(two.transform(rows), rows @ two.unmixing_.mT)
+    back = two.inverse_transform(two.transform(rows - rows.mean(dim=0)))
+    assert float(((rows - rows.mean(dim=0) - back) / two.scale_).square().mean()) < 0.05
+    drawn = two.bootstrap(3, restarts=1).unmixing * two.scale_
+    torch.testing.assert_close(drawn @ drawn.mT, torch.eye(3).double().expand(3, 3, 3))
+    plain = HCA(restarts=3, variation_draws=0, random_state=SEED).fit(other)
+    assert bool((plain.scale_ == 1).all())
+    assert plain.mic_ > 2 * two.mic_  # one feature has nearly all of the variance
+
+
+def test_factors_have_names_and_containers_as_scikit_learn_s_transformers_do(fitted, world):
+    assert fitted.get_feature_names_out().tolist() == ["hca0", "hca1", "hca2"]
+
+    class Named(dict):
+        """A container that keeps what it was made of."""
+
+    class Adapter:
+        container_lib = "named"
+
+        def create_container(self, X_output, X_original, columns, inplace=True):  # scikit-learn's names
+            return Named(columns=list(columns()), rows=len(X_output))
+
+    ADAPTERS_MANAGER.register(Adapter())
+    try:
+        table = world.domains["domain 0"].numpy()
+        made = HCA(restarts=1, variation_draws=0).fit({"a": table, "b": world.domains["domain 1"].numpy()})
+        made._sklearn_output_config = {"transform": "named"}
+        assert made.transform(table) == {"columns": ["hca0", "hca1", "hca2"], "rows": len(table)}
+        with pytest.raises(DataError, match="set_output is for one table"):
+            made.transform({"a": table[:5]})
+    finally:
+        ADAPTERS_MANAGER.adapters.pop("named")
+        ADAPTERS_MANAGER.supported_outputs.discard("named")
 
 
 def test_scikit_learn_finds_an_estimator():
@@ -336,6 +518,20 @@ def test_principal_subspaces():
     torch.testing.assert_close(found[0, 1], torch.tensor(0.0).double(), atol=1e-9, rtol=0)
     assert found[0, 2] > 0.99
     assert spectrum(flat)[:2].sum() > 0.999
+
+
+def test_the_largest_set_that_agrees_is_found_among_many_and_by_rows(monkeypatch):
+    near = torch.zeros(40, 40)
+    groups = [range(7), range(7, 14), range(14, 18)]
+    for group in groups:
+        near[torch.tensor(group)[:, None], torch.tensor(group)] = 1
+    near.fill_diagonal_(1)
+    monkeypatch.setattr("latent.causal.subspaces.distances", lambda tables, components: 1 - near)
+    rows = {str(index): torch.zeros(9 if index in groups[1] else 8, 2) for index in range(40)}
+    assert invariant_domains(rows) == tuple(map(str, groups[1]))  # of two of one size the one with more rows
+    near.fill_(0).fill_diagonal_(1)
+    rows["33"] = torch.zeros(99, 2)
+    assert invariant_domains(rows) == ("33",)
 
 
 @pytest.fixture(scope="module")

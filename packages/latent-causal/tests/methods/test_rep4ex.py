@@ -194,7 +194,7 @@ def test_observations_are_standardised_before_they_are_compared():
     given = batch()
     model.obs_mean.copy_(given["obs"].mean(dim=0))
     model.obs_scale.copy_(given["obs"].std(dim=0))
-    standard = (given["obs"] - model.obs_mean) / model.obs_scale
+    standard = ((given["obs"] - model.obs_mean) / model.obs_scale).float()
     wanted = (standard - model.decoder(model.encoder(standard))).square().mean()
     torch.testing.assert_close(Rep4ExLearner(model).step(given, step=0)["reconstruction"], wanted.detach())
 
@@ -254,7 +254,7 @@ def test_encoder_and_decoder_work_in_the_units_of_the_observations():
     model.obs_mean.copy_(torch.tensor([5.0, -1.0]))
     model.obs_scale.copy_(torch.tensor([2.0, 100.0]))
     obs = randn(4, 2) * 10
-    torch.testing.assert_close(model.encode(obs), (obs - model.obs_mean) / model.obs_scale)
+    torch.testing.assert_close(model.encode(obs), ((obs - model.obs_mean) / model.obs_scale).float())
     torch.testing.assert_close(model.decode(model.encode(obs)), obs)
 
 
@@ -362,14 +362,14 @@ def test_rows_that_were_seen_are_predicted_by_state_and_action(fitted, world):
     ), abs=1e-4)  # fmt: skip
     assert score > 0.8
     latent = fitted.transform(test.obs)
-    by_hand = fitted.model_.control.do_given(latent, test.action).mean
+    by_hand = fitted.model_.control.do_given(latent, fitted.model_.standard_action(test.action)).mean
     torch.testing.assert_close(found, by_hand)
 
 
 def test_moments_of_the_fitted_state(fitted, data):
     value, p = fitted.mmr(data.obs[:400], data.action[:400], permutations=50)
-    wanted = moment_test(fitted.transform(data.obs[:400]), data.action[:400], generator=generator(0, "x"))[0]
-    assert value == pytest.approx(float(wanted))
+    latent, action = fitted.transform(data.obs[:400]), fitted.model_.standard_action(data.action[:400])
+    assert value == pytest.approx(float(moment_test(latent, action, generator=generator(0, "x"))[0]))
     assert 0 < p <= 1
 
 
@@ -597,3 +597,55 @@ def test_every_arm_measures_what_its_claims_need(tmp_path, monkeypatch):
     assert len({found[arm]["error"] for arm in module.ARMS}) == len(module.ARMS)
     with pytest.raises(ConfigError, match="two batches"):
         replace(config, samples=300)
+
+
+# Units, support and batches -------------------------------------------------------------------------------------------
+
+
+def test_units_and_offsets_of_actions_and_observations_do_not_matter(data, fitted):
+    """A coordinate in tiny units counts as much, and an offset that float32 cannot hold is taken off before."""
+    tiny, far = torch.tensor([1e-6, 1.0], dtype=torch.float64), torch.tensor([3.0, 1e6], dtype=torch.float64)
+    actions, obs = data.action.double() * tiny + far, data.obs.double() * 1e-3 + 1e5
+    same = {"penalty": 3.0, "epochs": 40, "effect_epochs": 40, "batch_size": 200, "width": 32, "members": 3}
+    other = Rep4Ex(**same).fit(obs, data.outcome, actions=actions)
+    assert other.canonical_correlations_ == pytest.approx(fitted.canonical_correlations_, abs=0.02)
+    asked = data.action[:50].double()
+    found, wanted = other.predict_do(asked * tiny + far).mean, fitted.predict_do(asked).mean
+    assert float((found - wanted).square().mean() / wanted.var()) < 0.02
+    seen, known = other.predict(obs[:50], actions[:50]), fitted.predict(data.obs[:50], data.action[:50])
+    assert float((seen - known).square().mean() / known.var()) < 0.02
+
+
+def test_rows_where_no_training_rows_are_are_refused_or_warned_about(fitted, data):
+    obs, action = data.obs[:40], data.action[:40]
+    fitted.predict(obs, action)
+    for far_obs, far_action in ((obs * 30, action), (obs, action.flip(0) * 8)):  # the state, and what is left of it
+        with pytest.raises(DataError, match=r"of 40 rows lie where no training rows are: the overlap is 0\.\d\d, min"):
+            fitted.predict(far_obs, far_action)
+        with pytest.warns(DataWarning, match="of 40 rows lie where no training rows are"):
+            assert fitted.predict(far_obs, far_action, outside="warn").shape == (40, 1)
+    with pytest.raises(UnknownName, match="outside 'ignore'"):
+        fitted.predict(obs, action, outside="ignore")
+    overlap = fitted.model_.predict_do_given(torch.cat([obs[:2], 30 * obs[:1]]), torch.cat([action[:2], action[:1]]))
+    assert overlap.overlap.tolist() == [1, 1, 0]
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_batches_that_an_affine_map_explains_are_refused(data, rows):
+    with pytest.raises(ConfigError, match=f"batch_size={rows} for 2 coordinates of the action"):
+        Rep4Ex(**QUICK | {"batch_size": rows}).fit(data.obs, data.outcome, actions=data.action)
+
+
+def test_states_have_names_and_containers_as_scikit_learn_s_transformers_do(fitted):
+    assert fitted.get_feature_names_out().tolist() == ["rep4ex0", "rep4ex1"]
+
+
+def test_the_direct_baseline_is_a_mean_of_as_many_networks(world):
+    data = world.sample(400)
+    config = replace(module.PRESETS["smoke"], samples=400, batch=200, effect_epochs=3)
+    predict = module._direct(data, config, 0)
+    assert len(predict.members) == Rep4ExConfig().members
+    action = data.action[:9]
+    each = np.stack([member.predict(action.numpy()) for member in predict.members])
+    assert each.std(axis=0).min() > 0
+    np.testing.assert_allclose(predict(action)[:, 0], each.mean(axis=0), rtol=1e-5)

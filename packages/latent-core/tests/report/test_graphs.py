@@ -1,14 +1,18 @@
 """Causal graphs: edges in words and in colour, causes on the left, and edges that cannot be."""
 
 import io
+import itertools
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from matplotlib.patches import Rectangle
 from PIL import Image
 
 from latent.core.errors import ConfigError
+from latent.core.report import figures
+from latent.core.report import graphs as module
 from latent.core.report.graphs import Edge, causal_graph
 
 BLUE, GREY = (0, 0x72, 0xB2), (0xC4, 0xCA, 0xD1)
@@ -114,3 +118,39 @@ def test_an_edge_that_skips_nodes_runs_above_or_below_their_line():
     assert abs(height(1)) < 10
     assert height(2) > 30
     assert height(3) < -60
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        ["skill", "format", "math"],
+        ["0\nMATH"] * 4,
+        ["0\nMATH Lvl 5 of the second version"] * 3,
+        [f"{index}\na long name of feature {index}" for index in range(6)],
+        [f"{index}\nMMLU-PRO and MATH" for index in range(9)],
+    ],
+)
+def test_no_text_lies_on_another_one_or_beyond_its_node_or_the_canvas(nodes, monkeypatch):
+    """Measured where it is drawn, with an interval at every possible edge."""
+    drawn = []
+
+    def render(name, caption, alt, draw, height):
+        canvas = plt.Figure(figsize=(figures._WIDTH / 100, height / 100), layout="constrained", dpi=100)
+        draw(canvas, figures._LIGHT)
+        canvas.draw_without_rendering()
+        drawn.append(canvas)
+
+    monkeypatch.setattr(module, "_render", render)
+    pairs = itertools.combinations(range(len(nodes)), 2)
+    graph(*(Edge(cause=i, effect=j, weight=-0.25, low=-0.36, high=-0.14) for i, j in pairs), nodes=nodes)
+    (axes,) = drawn[0].axes
+    boxes = [text.get_window_extent() for text in axes.texts]
+    assert len(boxes) == len(nodes) * (len(nodes) + 1) // 2
+    for one, other in itertools.combinations(boxes, 2):
+        assert not one.overlaps(other), (one, other)
+    canvas = drawn[0].bbox
+    frames = [patch.get_window_extent() for patch in axes.patches if isinstance(patch, Rectangle)]
+    for box in boxes:
+        assert canvas.x0 <= box.x0 < box.x1 <= canvas.x1
+        # A name is inside its frame, and the text of an edge outside of all.
+        assert all(not frame.overlaps(box) or (frame.x0 <= box.x0 and box.x1 <= frame.x1) for frame in frames)

@@ -128,8 +128,9 @@ def test_nan_in_memory_names_step_and_metric():
     made = learner(replace(CONFIG, diverge_at=7))
     with pytest.raises(
         NonFiniteMetric, match=r"'loss' became nan at step 7\. Last good checkpoint: none was written\."
-    ):
+    ) as caught:
         fit_in_memory(made, ToySource(), steps=60, seed=0, device=torch.device("cpu"))
+    assert "metrics.jsonl" not in caught.value.hint  # there is no such file
 
 
 def test_undeclared_metrics_are_refused(tmp_path):

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from latent.causal.data.tables import read_table as read_table
     from latent.causal.errors import DataError as DataError
     from latent.causal.errors import DataWarning as DataWarning
-    from latent.causal.hca_study import study as study
+    from latent.causal.hca_study import study_domains as study_domains
     from latent.causal.methods.hca import HCA as HCA
     from latent.causal.methods.rep4ex import Rep4ExConfig as Rep4ExConfig
     from latent.causal.methods.rep4ex import Rep4ExLearner as Rep4ExLearner
@@ -60,7 +60,7 @@ else:  # lazily, so that looking for plugins never imports torch; hidden from ty
         "sdm_cross_entropy": "sdm_activation",
         "sdm_log_softmax": "sdm_activation",
         "selective_report": "selective",
-        "study": "hca_study",
+        "study_domains": "hca_study",
     }
 
     def __getattr__(name):  # noqa: ANN001, ANN202

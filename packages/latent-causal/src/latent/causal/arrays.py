@@ -11,7 +11,7 @@ from torch import Tensor
 
 from latent.causal.errors import DataError
 
-__all__ = ["Kind", "matrix"]
+__all__ = ["Kind", "domain_labels", "matrix", "table_of"]
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def matrix(
                 estimator, given, reset=reset, dtype=[np.float64, np.float32], ensure_min_samples=rows
             )
         except ValueError as error:
-            raise DataError(str(error)) from None
+            raise DataError(str(error) if name == "X" else f"{name}: {error}") from None
         return _cast(torch.as_tensor(np.require(array, requirements=["C", "W"])), dtype, name)
     if given.ndim != 2 or given.is_complex() or given.dtype == torch.bool:
         raise DataError(
@@ -103,6 +103,51 @@ def matrix(
             f"{estimator.n_features_in_} features as input."
         )
     return _cast(given.detach(), dtype, name)
+
+
+def table_of(given: Any, name: str, *, columns: int, of: str) -> Tensor:
+    """Return a finite float64 table with `columns` columns on its own device, of what is no estimator's input.
+
+    Raises:
+        DataError: It is something else.
+    """
+    if isinstance(given, Tensor):
+        table = given.detach()
+    else:
+        try:
+            table = torch.from_numpy(np.array(given, dtype=np.float64))
+        except (TypeError, ValueError) as error:
+            raise DataError(f"{name} is no table of numbers: {error}") from None
+    if table.ndim != 2 or table.shape[1] != columns or table.is_complex():
+        raise DataError(f"{name} is {list(table.shape)}; expected real numbers (samples, {columns}), the {of}.")
+    if not bool(torch.isfinite(table).all()):
+        raise DataError(f"{name} holds values that are NaN or infinite.", hint="Leave these rows out.")
+    return table.to(torch.float64)
+
+
+def domain_labels(given: Any, rows: int) -> list[Any]:
+    """Return one label for each row.
+
+    Raises:
+        DataError: There are not as many labels as rows, they have several axes, or one is missing.
+    """
+    labels = given.detach().cpu().numpy() if isinstance(given, Tensor) else np.asarray(given)
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        raise DataError(
+            f"y is {list(labels.shape)}; expected one label for each row, ({len(labels)},).", hint="Write y[:, 0]."
+        )
+    if labels.ndim != 1:
+        raise DataError(f"y is {list(labels.shape)}; expected one label for each row, ({rows},).")
+    if len(labels) != rows:
+        raise DataError(f"X has {rows} rows, y has {len(labels)} labels.")
+    found: list[Any] = labels.tolist()
+    missing = [row for row, label in enumerate(found) if label is None or label != label]
+    if missing:
+        raise DataError(
+            f"y has no label (None or NaN) in {len(missing)} rows, the first is row {missing[0]}.",
+            hint="Leave these rows out, or give them a domain.",
+        )
+    return found
 
 
 def _cast(table: Tensor, dtype: torch.dtype, name: str) -> Tensor:

@@ -1,7 +1,7 @@
 """`latent hca`: the causal order of latent factors in a table of domains."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -38,6 +38,14 @@ def _names(context: click.Context, parameter: click.Parameter, value: str) -> tu
 @click.option(
     "--draws", default=200, show_default=True, type=click.IntRange(min=1), help="Tables drawn for intervals and nulls."
 )
+@click.option(
+    "--scale",
+    type=click.Choice(["none", "standard"]),
+    default="none",
+    show_default=True,
+    help="Divide each column by its standard deviation within domains (standard), or not.",
+)
+@click.option("--encoding", default="utf-8", show_default=True, help="Encoding of the file, such as cp1252.")
 @click.option("--seed", default=0, show_default=True, help="Seed of starts and draws.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the report; runs/hca-<TABLE> by default.")
 def hca(
@@ -50,6 +58,8 @@ def hca(
     minimum_rows: int,
     missing: str,
     draws: int,
+    scale: str,
+    encoding: str,
     seed: int,
     out: Path | None,
 ) -> None:
@@ -62,19 +72,25 @@ def hca(
     import shlex
     import sys
 
-    from latent.causal.hca_study import study
-    from latent.causal.subspaces import invariant_domains
+    from latent.causal.hca_study import recorded, study_domains
+    from latent.causal.subspaces import deviations_within, invariant_domains
     from latent.core.cli.show import grid
     from latent.core.run.progress import standard_progress
 
-    data = _read(table, domain_column, columns, minimum_rows, missing)
+    with recorded() as read:
+        data = _read(table, domain_column, columns, minimum_rows, missing, encoding)
     if domains:
         data = data.only(domains)
+    by: Literal["standard"] | None = "standard" if scale == "standard" else None
     if invariant:
-        data = data.only(invariant_domains(data.domains, components))
+        unit = deviations_within(list(data.domains.values())) if by else 1
+        data = data.only(invariant_domains({name: rows / unit for name, rows in data.domains.items()}, components))
     folder = out or Path("runs") / f"hca-{Path(table).name.split('.')[0]}"
     with contextlib.closing(standard_progress()) as progress:
-        found = study(data, n_components=components, draws=draws, random_state=seed, progress=progress.update)
+        found = study_domains(
+            data, n_components=components, draws=draws, scale=by, random_state=seed, progress=progress.update,
+            before=read,
+        )  # fmt: skip
     report = found.report(shlex.join(["latent", *sys.argv[1:]]))
     report.save(folder)
     for shown in report.tables:
@@ -84,7 +100,9 @@ def hca(
     click.echo(f"{found.summary}\nReport: {folder / 'report.html'}")
 
 
-def _read(table: str, domain_column: str, columns: tuple[str, ...], minimum_rows: int, missing: str) -> "DomainTable":
+def _read(
+    table: str, domain_column: str, columns: tuple[str, ...], minimum_rows: int, missing: str, encoding: str
+) -> "DomainTable":
     from latent.causal.data.leaderboard import open_llm_leaderboard
     from latent.causal.data.tables import read_table
 
@@ -98,4 +116,6 @@ def _read(table: str, domain_column: str, columns: tuple[str, ...], minimum_rows
         raise click.BadParameter(f"there is no file {table!r}, and it is not {_LEADERBOARD}.", param_hint="TABLE")
     if not domain_column:
         raise click.UsageError("Name the column that holds each row's domain: --domain-column NAME.")
-    return read_table(Path(table), domain_column, columns, minimum_rows=minimum_rows, missing=missing)
+    return read_table(
+        Path(table), domain_column, columns, minimum_rows=minimum_rows, missing=missing, encoding=encoding
+    )

@@ -36,7 +36,8 @@ class Do:
         low: Lower end of its 95 % interval over members, each trained on rows drawn anew, `(batch, outputs)`.
         high: Upper end.
         overlap: Share of the states under the action that lie among training states, `(batch,)`: what the outcome is
-            elsewhere nobody has seen.
+            elsewhere nobody has seen. For a row that was seen, 1 where its state lies among training states and what
+            the action does not explain of it among their residuals, else 0.
     """
 
     mean: Any
@@ -100,6 +101,7 @@ class ControlFunction(nn.Module):
         shape = {"width": width, "layers": layers}
         self.confounding = _Members(members, latent_dim, outcome_dim, **shape) if additive else None
         self.support = Support(kept, latent_dim)
+        self.residual_support = Support(kept, latent_dim)
         self.register_buffer("weight", torch.zeros(latent_dim, action_dim))
         self.register_buffer("intercept", torch.zeros(latent_dim))
         self.register_buffer("residuals", torch.zeros(kept, latent_dim))
@@ -120,8 +122,10 @@ class ControlFunction(nn.Module):
         self.weight.copy_(solution[:-1].mT)
         self.intercept.copy_(solution[-1])
         rows = torch.arange(len(self.residuals), device=latent.device) % len(latent)
-        self.residuals.copy_(self.residual(latent, action)[rows])
+        residuals = self.residual(latent, action)
+        self.residuals.copy_(residuals[rows])
         self.support.set_points(latent)
+        self.residual_support.set_points(residuals)
         self.outcome_mean.copy_(outcome.mean(dim=0))
         self.outcome_scale.copy_(deviations(outcome))
 
@@ -165,8 +169,9 @@ class ControlFunction(nn.Module):
     @torch.no_grad()
     def do_given(self, latent: Float[Tensor, "batch latent"], action: Float[Tensor, "batch action"]) -> Do:
         """Return the mean outcome where the state was seen under an action that was set: row by row."""
-        members = self(latent, self.residual(latent, action)) * self.outcome_scale + self.outcome_mean
-        return self._interval(members, self.support.contains(latent))
+        residual = self.residual(latent, action)
+        members = self(latent, residual) * self.outcome_scale + self.outcome_mean
+        return self._interval(members, self.support.contains(latent) * self.residual_support.contains(residual))
 
     @staticmethod
     def _interval(members: Tensor, overlap: Tensor) -> Do:

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
-import torch
 from torch import Tensor
 
+from latent.causal.hca_resampling import quantiles
 from latent.core.report.figures import Figure, bars_with_intervals, heat_map
 from latent.core.report.graphs import Edge, causal_graph
 
@@ -41,9 +41,8 @@ def graph_figure(effects: Tensor, low: Tensor, high: Tensor, names: Sequence[str
 def mic_figure(observed: tuple[float, float, float], nulls: Mapping[str, Tensor]) -> Figure:
     """Draw the MIC with its interval, and under each null the median with the middle 90 %."""
     bars = {"this order": observed}
-    at = torch.tensor([0.05, 0.5, 0.95], dtype=torch.float64)
     for name, draws in nulls.items():
-        low, middle, high = torch.quantile(draws.double(), at).tolist()
+        low, middle, high = quantiles(draws, 0.9).tolist()
         bars[name.replace("_", " ")] = (middle, low, high)
     return bars_with_intervals(
         "mic", bars, label="maximum inexactness coefficient (lower is better)", emphasis=("this order",),

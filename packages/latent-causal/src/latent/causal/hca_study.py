@@ -1,12 +1,13 @@
 """A whole hierarchical component analysis of a table, as `latent hca` makes it: fit, intervals, nulls, report."""
 
+import contextlib
 import datetime
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
 from latent.causal.data.tables import DomainTable
 from latent.causal.hca_figures import (
@@ -17,12 +18,12 @@ from latent.causal.hca_figures import (
     mixing_figure,
     weights_figure,
 )  # fmt: skip
-from latent.causal.hca_resampling import Bootstrap, NullTest
+from latent.causal.hca_resampling import Bootstrap, NullTest, quantiles
 from latent.causal.methods.hca import HCA
 from latent.core.report.figures import Figure
 from latent.core.report.report import Report, Table
 
-__all__ = ["COMPARED", "Study", "study"]
+__all__ = ["COMPARED", "DomainStudy", "recorded", "study_domains"]
 
 #: The nulls that a study compares with.
 COMPARED = ("shuffle_domains", "random_in_subspace")
@@ -30,7 +31,7 @@ LEVEL = 0.9
 
 
 @dataclass(frozen=True, eq=False)
-class Study:
+class DomainStudy:
     """An analysis with everything that says how far to trust it.
 
     Attributes:
@@ -38,7 +39,7 @@ class Study:
         model: The fit.
         resampled: What it gives when rows are drawn anew.
         nulls: Comparison with each of `COMPARED`.
-        warnings: What the fit warned about.
+        warnings: What the fit warned about, and the reader before it.
     """
 
     table: DomainTable
@@ -165,39 +166,40 @@ class Study:
             notes=self.warnings,
         )
 
-    def _effect_interval(self) -> tuple[Tensor, Tensor]:
+    def _effect_interval(self) -> tuple[Any, Any]:
         """Return the interval of the mean over domains of each effect."""
-        tail = (1 - LEVEL) / 2
-        ends = torch.tensor([tail, 1 - tail], dtype=torch.float64)
-        low, high = torch.quantile(self.resampled.adjacency.mean(dim=1), ends, dim=0)
+        low, _, high = quantiles(self.resampled.adjacency.mean(1), LEVEL)
         return low, high
 
 
-def study(
+def study_domains(
     table: DomainTable,
     *,
     n_components: int = 3,
     draws: int = 200,
+    scale: Literal["standard"] | None = None,
     random_state: int = 0,
     progress: Callable[[str, int, int], None] = lambda _task, _done, _total: None,
-) -> Study:
+    before: Sequence[str] = (),
+) -> DomainStudy:
     """Analyse a table, draw its rows anew and compare it with nulls.
 
     Args:
         table: The table in its domains.
         n_components: Factors.
         draws: Bootstrap samples, and draws of each null.
+        scale: See `HCA`.
         random_state: Seed.
         progress: Told what is done: a task, parts done, parts in all.
+        before: Warnings that came before, such as those of the reader, for the report.
 
     Raises:
         DataError: The table cannot be analysed; see `HCA.fit`.
     """
     parts = 2 + len(COMPARED)
     progress("analysis", 0, parts)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        model = HCA(n_components, random_state=random_state).fit(table.domains)
+    with recorded() as caught:
+        model = HCA(n_components, scale=scale, random_state=random_state).fit(table)
     progress("analysis", 1, parts)
     resampled = model.bootstrap(draws)
     nulls = {}
@@ -205,8 +207,14 @@ def study(
         progress("analysis", 2 + index, parts)
         nulls[kind] = model.null_test(kind, draws)
     progress("analysis", parts, parts)
-    return Study(table, model, resampled, nulls, _texts(caught))
+    return DomainStudy(table, model, resampled, nulls, (*before, *caught))
 
 
-def _texts(caught: Sequence[warnings.WarningMessage]) -> tuple[str, ...]:
-    return tuple(str(warning.message) for warning in caught)
+@contextlib.contextmanager
+def recorded() -> Iterator[list[str]]:
+    """Keep warnings for a report in place of showing them: a list that has their texts after the block."""
+    texts: list[str] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield texts
+    texts += [str(warning.message) for warning in caught]

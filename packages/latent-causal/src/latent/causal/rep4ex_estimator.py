@@ -8,7 +8,7 @@ from typing import Any, Literal, Self
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator, RegressorMixin, TransformerMixin
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, RegressorMixin, TransformerMixin
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_array, check_is_fitted
 from torch import Tensor
@@ -34,7 +34,7 @@ _WORSE = 1.5
 _HELD_OUT = 0.1
 
 
-class Rep4Ex(TransformerMixin, RegressorMixin, BaseEstimator, Estimator):  # type: ignore[misc]  # scikit-learn has no types
+class Rep4Ex(ClassNamePrefixFeaturesOutMixin, TransformerMixin, RegressorMixin, BaseEstimator, Estimator):  # type: ignore[misc]  # scikit-learn has no types
     """Representation for intervention extrapolation.
 
     Args:
@@ -45,13 +45,14 @@ class Rep4Ex(TransformerMixin, RegressorMixin, BaseEstimator, Estimator):  # typ
             most 1.5 times as bad as without: too much of it and any uninformative state obeys.
         epochs: Passes through the rows, for the autoencoder.
         effect_epochs: For the regression; the best weights on held-out rows are kept.
-        batch_size: Rows of a batch.
+        batch_size: Rows of a batch, two more at least than actions have coordinates: an affine map of the action
+            explains fewer rows altogether, which leaves nothing to restrict.
         learning_rate: Of Adam.
         width: Width of the autoencoder's hidden layers.
         layers: Hidden layers of encoder and decoder.
         members: Networks of the regression's ensemble.
         minimum_overlap: `predict_do` refuses actions under which a smaller share of states is where training states
-            are.
+            are, `predict` tables of which a smaller share of rows is.
         weak_actions: What to do if the actions do not move every direction of the state, as far as these rows can
             tell: `refuse`, or `warn`.
         random_state: Seed.
@@ -64,7 +65,8 @@ class Rep4Ex(TransformerMixin, RegressorMixin, BaseEstimator, Estimator):  # typ
             actions do not move.
         n_features_in_: Columns of `X`.
 
-    Arithmetic is in float32.
+    Observations and actions are standardised in float64, so that their units and offsets do not matter; what follows
+    is in float32.
     """
 
     def __init__(
@@ -131,9 +133,16 @@ class Rep4Ex(TransformerMixin, RegressorMixin, BaseEstimator, Estimator):  # typ
             obs_dim=obs.shape[1], latent_dim=self.latent_dim, action_dim=action.shape[1], outcome_dim=outcome.shape[1],
             width=self.width, layers=self.layers, members=self.members, kept=min(2000, len(obs)),
         )  # fmt: skip
+        if self.batch_size < action.shape[1] + 2:
+            raise ConfigError(
+                f"batch_size={self.batch_size} for {action.shape[1]} coordinates of the action: an affine map of the "
+                "action explains every batch.",
+                hint=f"Use at least {action.shape[1] + 2}; some hundred are better.",
+            )
+        self._n_features_out = self.latent_dim
         self.model_, self.penalty_, self.reconstruction_ = self._represent(config, obs, action)
         with torch.no_grad():
-            latent = self.model_.encode(obs)
+            latent, action = self.model_.encode(obs), self.model_.standard_action(action)
         self.canonical_correlations_ = canonical_correlations(latent, action).tolist()
         self._check_strength(least=3 * (action.shape[1] / len(obs)) ** 0.5)
         self.model_.control.load_state_dict(
@@ -151,11 +160,31 @@ class Rep4Ex(TransformerMixin, RegressorMixin, BaseEstimator, Estimator):  # typ
         with torch.no_grad():
             return Kind.of(X).give(self.model_.encode(obs))
 
-    def predict(self, X: Any, actions: Any = None) -> Any:
-        """Return the mean outcome of rows that were seen under these actions."""
+    def predict(self, X: Any, actions: Any = None, *, outside: Literal["refuse", "warn"] = "refuse") -> Any:
+        """Return the mean outcome of rows that were seen under these actions.
+
+        Args:
+            X: Observations, as in `fit`.
+            actions: Actions, as in `fit`.
+            outside: What to do if too few rows lie where training rows were: `refuse`, or `warn`.
+
+        Raises:
+            DataError: The share of rows that lie among training rows, by their state and by what the action does not
+                explain of it, is below `minimum_overlap`. `model_.predict_do_given(...).overlap` has it row by row.
+        """
         check_is_fitted(self)
+        _check_outside(outside)
         obs, action = self._split(X, actions, reset=False)
-        return self._outcome_like(Kind.of(X).give(self.model_.predict_do_given(obs, action).mean))
+        found = self.model_.predict_do_given(obs, action)
+        far, share = (found.overlap == 0).nonzero().flatten().tolist(), float(found.overlap.mean())
+        if share < self.minimum_overlap:
+            _say(
+                f"{len(far)} of {len(obs)} rows lie where no training rows are: the overlap is {share:.2f}, "
+                f"minimum_overlap = {self.minimum_overlap} ({_first(far)}). What the outcome is there nobody saw.",
+                outside,
+                hint="Leave these rows out, or ask with outside='warn'.",
+            )
+        return self._outcome_like(Kind.of(X).give(found.mean))
 
     def score(self, X: Any, y: Any, actions: Any = None) -> float:
         """Return the R2 of `predict`, the mean over outcomes."""
@@ -178,23 +207,20 @@ class Rep4Ex(TransformerMixin, RegressorMixin, BaseEstimator, Estimator):  # typ
             DataError: An action's overlap is below `minimum_overlap`.
         """
         check_is_fitted(self)
-        if outside not in ("refuse", "warn"):
-            raise UnknownName.of("outside", outside, ("refuse", "warn"))
+        _check_outside(outside)
         device = self.model_.obs_mean.device
         given = self._actions(actions, device, width=self.model_.config.action_dim)
         with torch.no_grad():
             found = self.model_.predict_do(given)
         far = (found.overlap < self.minimum_overlap).nonzero().flatten().tolist()
         if far:
-            text = (
+            _say(
                 f"{len(far)} of {len(given)} actions put too few states where training states are: the least "
-                f"overlap is {float(found.overlap.min()):.2f}, minimum_overlap = {self.minimum_overlap} (rows "
-                f"{', '.join(map(str, far[:5]))}{' ...' if len(far) > 5 else ''}). What the outcome is there nobody "
-                "saw."
+                f"overlap is {float(found.overlap.min()):.2f}, minimum_overlap = {self.minimum_overlap} "
+                f"({_first(far)}). What the outcome is there nobody saw.",
+                outside,
+                hint="Ask for actions nearer to those that were tried, or outside='warn'.",
             )
-            if outside == "refuse":
-                raise DataError(text, hint="Ask for actions nearer to those that were tried, or outside='warn'.")
-            warnings.warn(text, DataWarning, stacklevel=2)
         give = Kind.of(actions).give
         mean, low, high = (self._outcome_like(give(value)) for value in (found.mean, found.low, found.high))
         return Do(mean, low, high, give(found.overlap))
@@ -204,7 +230,7 @@ class Rep4Ex(TransformerMixin, RegressorMixin, BaseEstimator, Estimator):  # typ
         check_is_fitted(self)
         obs, action = self._split(X, actions, reset=False)
         with torch.no_grad():
-            latent = self.model_.encode(obs)
+            latent, action = self.model_.encode(obs), self.model_.standard_action(action)
             value, p = moment_test(latent, action, generator=self._generator("mmr"), permutations=permutations)
         return float(value), p
 
@@ -223,8 +249,8 @@ class Rep4Ex(TransformerMixin, RegressorMixin, BaseEstimator, Estimator):  # typ
             raise UnknownName.of("weak_actions", self.weak_actions, ("refuse", "warn"))
 
     def _split(self, X: Any, actions: Any, *, reset: bool, needed: bool = True) -> tuple[Tensor, Tensor]:
-        """Return observations and actions, float32."""
-        table = matrix(X, self, reset=reset, rows=2 if reset else 1, dtype=torch.float32)
+        """Return observations and actions, float64."""
+        table = matrix(X, self, reset=reset, rows=2 if reset else 1)
         width = table.shape[1]
         columns = [column % width for column in self.action_columns if -width <= column < width]
         if len(set(columns)) < len(self.action_columns):
@@ -248,7 +274,7 @@ class Rep4Ex(TransformerMixin, RegressorMixin, BaseEstimator, Estimator):  # typ
 
     def _actions(self, actions: Any, device: torch.device, *, width: int | None) -> Tensor:
         """Return actions of `width` coordinates, None for any number."""
-        given = _numbers(actions, "actions")
+        given = _numbers(actions, "actions", dtype=torch.float64)
         if given.ndim != 2 or given.shape[1] != (width or max(1, given.shape[1])):
             raise DataError(
                 f"actions is {list(given.shape)}; expected (samples, {width or 'action'}).",
@@ -310,7 +336,8 @@ class Rep4Ex(TransformerMixin, RegressorMixin, BaseEstimator, Estimator):  # typ
             models[penalty] = self._autoencoder(config, obs, action, penalty)
             with torch.no_grad():
                 model = models[penalty]
-                lost[penalty] = float(((obs - model.decode(model.encode(obs))) / model.obs_scale).square().mean())
+                standard = model.standard_obs(obs)
+                lost[penalty] = float((standard - model.decoder(model.encoder(standard))).square().mean())
             if lost[penalty] > _WORSE * lost[tried[0]]:
                 break
         chosen = max(penalty for penalty in lost if lost[penalty] <= _WORSE * lost[tried[0]])
@@ -321,9 +348,10 @@ class Rep4Ex(TransformerMixin, RegressorMixin, BaseEstimator, Estimator):  # typ
             model = Rep4ExModel(replace(config)).to(obs.device)
         model.obs_mean.copy_(obs.mean(dim=0))
         model.obs_scale.copy_(deviations(obs))
-        learner = Rep4ExLearner(
-            model, penalty=penalty, bandwidth=median_distance(action), learning_rate=self.learning_rate
-        )
+        model.action_mean.copy_(action.mean(dim=0))
+        model.action_scale.copy_(deviations(action))
+        bandwidth = median_distance(model.standard_action(action))
+        learner = Rep4ExLearner(model, penalty=penalty, bandwidth=bandwidth, learning_rate=self.learning_rate)
         steps = self.epochs * max(1, len(obs) // self.batch_size)
         source = ShuffledRows({"obs": obs, "action": action}, rows=self.batch_size, drop_last=True)
         fit_in_memory(learner, source, steps=steps, seed=derive(self.random_state, "rows"), device=obs.device)
@@ -333,8 +361,24 @@ class Rep4Ex(TransformerMixin, RegressorMixin, BaseEstimator, Estimator):  # typ
         return generator(self.random_state, "rep4ex", *path)
 
 
-def _numbers(given: Any, name: str) -> Tensor:
-    """Return finite real numbers of any shape, float32, on their own device."""
+def _check_outside(outside: str) -> None:
+    if outside not in ("refuse", "warn"):
+        raise UnknownName.of("outside", outside, ("refuse", "warn"))
+
+
+def _say(text: str, outside: str, *, hint: str) -> None:
+    """Refuse or warn about what lies outside of what was seen, in the name of the caller's caller."""
+    if outside == "refuse":
+        raise DataError(text, hint=hint)
+    warnings.warn(text, DataWarning, stacklevel=3)
+
+
+def _first(rows: list[int]) -> str:
+    return f"rows {', '.join(map(str, rows[:5]))}{' ...' if len(rows) > 5 else ''}"
+
+
+def _numbers(given: Any, name: str, *, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Return finite real numbers of any shape on their own device."""
     if not isinstance(given, Tensor):
         try:
             given = torch.from_numpy(
@@ -344,12 +388,12 @@ def _numbers(given: Any, name: str) -> Tensor:
             raise DataError(f"{name} are not finite numbers: {error}") from None
     if given.is_complex() or not bool(torch.isfinite(given).all()):
         raise DataError(f"{name} are complex, NaN or infinite; expected finite real numbers.")
-    return given.detach().to(torch.float32)
+    return given.detach().to(dtype)
 
 
 def canonical_correlations(one: Tensor, other: Tensor) -> Tensor:
     """Return the canonical correlations of two tables of equally many rows, the greatest first, float64."""
-    bases = [torch.linalg.qr((table - table.mean(dim=0)).double()).Q for table in (one, other)]
+    bases = [torch.linalg.qr(table.double() - table.double().mean(dim=0)).Q for table in (one, other)]
     correlations: Tensor = torch.linalg.svdvals(bases[0].mT @ bases[1]).clamp_max(1)
     return correlations
 

@@ -5,22 +5,15 @@ orthonormal rows, is shared. (arXiv:2506.10378 writes B_k upper triangular and t
 first.) How far the best order is from that is the inexactness, and its maximum over domains the MIC.
 """
 
-import itertools
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from latent.core.errors import ConfigError
+from latent.causal.order_search import best_orders, shared_rows, without
 from latent.core.typing import Float, checked
 
 __all__ = ["Alignment", "align", "inexactness_of", "shared_rows"]
-
-#: Combinations of orders that are looked at together.
-_CHUNK = 20_000
-#: Most combinations that a search makes: eight domains with three factors.
-_MOST = 6**8
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,65 +53,30 @@ class Alignment:
         for factor in range(self.rows.shape[-2]):
             rows = self.rows[..., factor, :]
             spreads = [_spread(rows)]
-            for upstream in range(1, factor):
-                shared = self.unmixing[..., :upstream, :]
-                spreads.append(_spread(rows - (rows @ shared.mT) @ shared))
+            spreads += [_spread(without(rows, self.unmixing[..., :upstream, :])) for upstream in range(1, factor)]
             found.append(torch.stack(spreads).amin(dim=0))
         return torch.stack(found, dim=-1)
 
 
 @checked
 def align(rows: Float[Tensor, "batch domains components features"]) -> Alignment:
-    """Return the combination of row orders with the smallest maximum inexactness, by trying all of them.
+    """Return the combination of row orders with the smallest maximum inexactness of all `(components!)^domains`.
 
-    All `(components!)^domains` combinations are tried in batches; the shared rows of a combination are eigenvectors of
-    small matrices instead of one optimisation each.
+    The minimum is exact; see `latent.causal.order_search` for how most combinations are left out.
 
     Args:
         rows: U_k of each domain: rows give sources of unit variance.
 
     Raises:
-        ConfigError: There are more combinations than can be tried (more than eight domains of three factors).
+        ConfigError: There are more combinations than can be searched (more than nine domains of three factors).
     """
-    batch, domains, components, _ = rows.shape
-    orders = torch.tensor(list(itertools.permutations(range(components))), device=rows.device)
-    count = len(orders) ** domains
-    if count > _MOST:
-        raise ConfigError(
-            f"{domains} domains with {components} factors have {count:,} orders; at most {_MOST:,} are tried.",
-            hint="Fit fewer domains at a time, or fewer factors.",
-        )
     inverses = torch.linalg.pinv(rows)
-    best = torch.full((batch,), math.inf, dtype=rows.dtype, device=rows.device)
-    chosen = torch.zeros(batch, dtype=torch.int64, device=rows.device)
-    step = max(1, _CHUNK // batch)
-    for begin in range(0, count, step):
-        numbers = torch.arange(begin, min(begin + step, count), device=rows.device)
-        picked = orders[_digits(numbers, len(orders), domains)]  # (combinations, domains, components)
-        score = _scores(rows, inverses, picked)
-        values, index = score.min(dim=1)
-        better = values < best
-        best, chosen = torch.where(better, values, best), torch.where(better, numbers[index], chosen)
-    order = orders[_digits(chosen, len(orders), domains)]
-    ordered = _take(rows, order)
+    order = best_orders(rows, inverses)
+    ordered = rows.gather(2, order[..., None].expand(*order.shape, rows.shape[-1]))
     unmixing = shared_rows(ordered)
     triangular = (ordered @ unmixing[:, None].mT).tril()
     found = inexactness_of(triangular @ unmixing[:, None], torch.linalg.pinv(ordered))
     return Alignment(unmixing, triangular, found, order, ordered)
-
-
-def shared_rows(
-    ordered: Float[Tensor, "*any domains components features"],
-) -> Float[Tensor, "*any components features"]:
-    """Return H: row by row, upstream first, the direction that the domains' rows share beyond those upstream of it."""
-    found: list[Tensor] = []
-    for index in range(ordered.shape[-2]):
-        rest = ordered[..., index, :]
-        if found:
-            upstream = torch.stack(found, dim=-2)
-            rest = rest - (rest @ upstream.mT) @ upstream
-        found.append(_principal(rest))
-    return torch.stack(found, dim=-2)
 
 
 def inexactness_of(
@@ -134,38 +92,7 @@ def inexactness_of(
     return (1 - own / squares.sum(dim=-1)).mean(dim=-1)
 
 
-def _scores(rows: Tensor, inverses: Tensor, picked: Tensor) -> Tensor:
-    """Return the maximum inexactness of each combination, `(batch, combinations)`."""
-    domain = torch.arange(rows.shape[1], device=rows.device)[:, None]
-    ordered = rows[:, domain, picked]  # (batch, combinations, domains, components, features)
-    inverse = inverses.mT[:, domain, picked].mT
-    unmixing = shared_rows(ordered)[..., None, :, :]
-    triangular = (ordered @ unmixing.mT).tril()
-    return inexactness_of(triangular @ unmixing, inverse).amax(dim=-1)
-
-
-def _principal(rows: Tensor) -> Tensor:
-    """Return the right singular vector of the greatest singular value, by the Gram matrix of the shorter side."""
-    if rows.shape[-2] < rows.shape[-1]:
-        _, vectors = torch.linalg.eigh(rows @ rows.mT)
-        direction = (vectors[..., -1:].mT @ rows).squeeze(-2)
-    else:
-        _, vectors = torch.linalg.eigh(rows.mT @ rows)
-        direction = vectors[..., -1]
-    return direction / direction.norm(dim=-1, keepdim=True)
-
-
 def _spread(rows: Tensor) -> Tensor:
     """Return the second over the first singular value of rows `(..., domains, features)` scaled to length 1."""
     values = torch.linalg.svdvals(rows / rows.norm(dim=-1, keepdim=True))
     return values[..., 1] / values[..., 0] if values.shape[-1] > 1 else torch.zeros_like(values[..., 0])
-
-
-def _digits(numbers: Tensor, base: int, places: int) -> Tensor:
-    """Return numbers as digits, `(numbers, places)`."""
-    powers = base ** torch.arange(places, device=numbers.device)
-    return numbers[:, None] // powers % base
-
-
-def _take(rows: Tensor, order: Tensor) -> Tensor:
-    return rows.gather(2, order[..., None].expand(*order.shape, rows.shape[-1]))

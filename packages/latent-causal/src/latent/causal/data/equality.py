@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from latent.causal.mediation.pairs import CausalModel, Pairs, Values
+from latent.causal.mediation.pairs import CausalModel, Pairs, Variables
 from latent.core.config import setting
 from latent.core.contract import Batch, Learner, Source
 from latent.core.errors import ConfigError, UnknownName
@@ -41,7 +41,7 @@ __all__ = [
 _HALVES = {"left": (0, 1), "right": (2, 3)}
 
 
-def _equal(values: Values, half: str) -> Tensor:
+def _equal(values: Variables, half: str) -> Tensor:
     first, second = _HALVES[half]
     return (values["items"][:, first] == values["items"][:, second]).flatten(1).all(1)
 
@@ -303,9 +303,9 @@ class EqualityTransformer:
     symbols: int = setting(10, "Different items.")
     width: int = setting(64, "Width of its stream.")
     layers: int = setting(2, "Its layers.")
-    steps: int = setting(1500, "Its updates.")
+    steps: int = setting(3000, "Its updates.")
     rows: int = setting(256, "Texts of an update.")
-    learning_rate: float = setting(3e-3, "Greatest learning rate.")
+    learning_rate: float = setting(1e-3, "Greatest learning rate.")
 
 
 def equality_transformer(context: ArmContext, config: EqualityTransformer | None = None) -> Backbone:

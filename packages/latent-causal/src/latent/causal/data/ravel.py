@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from latent.causal.mediation.pairs import CausalModel, Pairs, Values
+from latent.causal.mediation.pairs import CausalModel, Pairs, Variables
 from latent.core.config import setting
 from latent.core.contract import Batch, Source
 from latent.core.data import data_file
@@ -223,10 +223,10 @@ class Cities:
         """
         _, answers = self.tables()
 
-        def of(index: int) -> Callable[[Values], Tensor]:
+        def of(index: int) -> Callable[[Variables], Tensor]:
             return lambda values: answers[values["city"], index]
 
-        def answer(values: Values) -> Tensor:
+        def answer(values: Variables) -> Tensor:
             every = torch.stack([values[each] for each in ATTRIBUTES], 1)
             return every.gather(1, values["asked"].unsqueeze(1))[:, 0]
 

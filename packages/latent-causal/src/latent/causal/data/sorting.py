@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from latent.causal.mediation.pairs import CausalModel, Pairs, Values
+from latent.causal.mediation.pairs import CausalModel, Pairs, Variables
 from latent.core.data import data_file
 from latent.core.errors import ConfigError, FormatError
 from latent.core.run.seed import generator, isolated
@@ -85,7 +85,7 @@ def sorting(place: int) -> CausalModel:
     if not 0 <= place < LENGTH:
         raise ConfigError(f"place={place} is not between 0 and {LENGTH - 1}.", hint="Use place=2.")
 
-    def answer(values: Values) -> Tensor:
+    def answer(values: Variables) -> Tensor:
         return (place >= values["zeros"]).long() + (place >= values["zeros"] + values["ones"]).long()
 
     return CausalModel(

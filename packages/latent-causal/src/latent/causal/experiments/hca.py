@@ -26,6 +26,7 @@ from latent.causal.hca_figures import (
     mixing_figure,
     weights_figure,
 )
+from latent.causal.hca_resampling import quantiles
 from latent.causal.methods.hca import HCA
 from latent.causal.subspaces import invariant_domains
 from latent.core.config import setting
@@ -268,8 +269,7 @@ def _run_leaderboard(table: DomainTable, config: Experiment, context: ArmContext
     context.report_progress("nulls", 2, 3)
     shuffled = model.null_test("shuffle_domains", config.draws)
     low, _, high = resampled.interval("mic", _LEVEL)
-    tail = (1 - _LEVEL) / 2
-    ends = torch.quantile(resampled.adjacency.mean(dim=1), torch.tensor([tail, 1 - tail], dtype=torch.float64), dim=0)
+    ends = quantiles(resampled.adjacency.mean(dim=1), _LEVEL)[[0, 2]]
     pairs = torch.triu_indices(config.components, config.components, offset=1)
     sure = (ends[0] * ends[1] > 0)[pairs[0], pairs[1]].double().mean()
     named = open_llm_leaderboard(minimum_rows=config.minimum_rows // 2, rules=RULES[:-1]).only(CHOSEN)

@@ -165,12 +165,21 @@ def dictionary(
 
 
 def analysed(
-    model: nn.Module, kinds: Mapping[str, Units], minimal: Pairs, test: Pairs, config: MediationConfig
+    model: nn.Module,
+    kinds: Mapping[str, Units],
+    minimal: Pairs,
+    test: Pairs,
+    config: MediationConfig,
+    *,
+    searched: Tensor | None = None,
 ) -> tuple[list[Mediation], Numbers]:
-    """Return what every search finds among units of every kind on minimal pairs, and rows of what it chose."""
+    """Return what every search finds among units of every kind on minimal pairs, and rows of what it chose.
+
+    `searched` are the minimal pairs that are searched on; None for a random half.
+    """
     metric = LogitDifference(minimal.source_labels, minimal.base_labels)
     results = MediationAnalysis(config).analyse(
-        model, kinds, minimal.base, minimal.source, metric, labels=minimal.labels
+        model, kinds, minimal.base, minimal.source, metric, labels=minimal.labels, searched=searched
     )  # fmt: skip
     found: Numbers = {}
     for each in results:

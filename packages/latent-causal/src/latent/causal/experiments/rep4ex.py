@@ -78,7 +78,7 @@ ARMS: Mapping[str, Arm] = {
     "restricted": Arm("method", "Autoencoder with the restriction, then a control function.", quick=True),
     "plain": Arm("baseline", "The same without the restriction.", quick=True),
     "oracle": Arm("baseline", "A control function on the true state."),
-    "direct": Arm("baseline", "Regression of the outcome on the action.", quick=True),
+    "direct": Arm("baseline", "Regression of the outcome on the action, a mean of five networks.", quick=True),
     "permuted": Arm("control", "The restriction with actions of other rows."),
     "excessive": Arm("control", "Far too much of the restriction."),
     "joint": Arm("control", "One network of state and residual in place of a sum."),
@@ -192,8 +192,7 @@ def _measure(arm: str, kind: str, world: ActionWorld, config: Experiment, contex
     """Return what one arm reaches in one world; under a kink the state alone is looked at."""
     data, test = world.sample(config.samples), world.sample(4000, seed=1)
     if arm == "direct":
-        network = _direct(data, config, context.seed)
-        return _errors(world, config, lambda action: torch.from_numpy(network.predict(action.numpy()))[:, None])
+        return _errors(world, config, _direct(data, config, context.seed))
     suffix = "" if kind == "network" else "_kinked"
     found: dict[str, float] = {}
     if arm == "oracle":
@@ -260,18 +259,33 @@ def _control(latent: Tensor, data: ActionData, config: Experiment, seed: int, *,
     )
 
 
-def _direct(data: ActionData, config: Experiment, seed: int) -> "MLPRegressor":
-    """Return a regression of the outcome on the action."""
+@dataclass(frozen=True)
+class _Direct:
+    """Mean of regressions of the outcome on the action."""
+
+    members: "list[MLPRegressor]"
+
+    def __call__(self, action: Tensor) -> Tensor:
+        """Return mean outcomes `(batch, 1)`."""
+        rows = action.numpy()
+        return torch.stack([torch.from_numpy(member.predict(rows)) for member in self.members]).mean(dim=0)[:, None]
+
+
+def _direct(data: ActionData, config: Experiment, seed: int) -> _Direct:
+    """Return regressions of the outcome on the action, as many as the method has in its ensemble."""
     from sklearn.neural_network import MLPRegressor  # draws from the global generators when it is imported
 
-    network = MLPRegressor(
-        hidden_layer_sizes=(64, 64), learning_rate_init=config.learning_rate, batch_size=config.batch,
-        max_iter=config.effect_epochs, early_stopping=True, n_iter_no_change=config.effect_epochs,
-        random_state=seed,
-    )  # fmt: skip
+    members = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # the best weights on held-out rows are kept
-        return network.fit(data.action.numpy(), data.outcome[:, 0].numpy())
+        for member in range(Rep4ExConfig().members):
+            network = MLPRegressor(
+                hidden_layer_sizes=(64, 64), learning_rate_init=config.learning_rate, batch_size=config.batch,
+                max_iter=config.effect_epochs, early_stopping=True, n_iter_no_change=config.effect_epochs,
+                random_state=seed if not member else derive(seed, "direct", member) % 2**32,
+            )  # fmt: skip
+            members.append(network.fit(data.action.numpy(), data.outcome[:, 0].numpy()))
+    return _Direct(members)
 
 
 # Report ---------------------------------------------------------------------------------------------------------------

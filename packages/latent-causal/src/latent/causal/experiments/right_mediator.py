@@ -40,6 +40,7 @@ from latent.causal.experiments.mediators import (
     row,
     sweep,
 )
+from latent.causal.experiments.right_mediator_claims import ARMS, CLAIMS, MEASURES, MEDIATORS, NUMBERS
 from latent.causal.mediation.agreement import vectors_at
 from latent.causal.mediation.alignment import AlignmentConfig, BoundlessConfig, BoundlessDAS
 from latent.causal.mediation.masks import MaskTraining
@@ -49,11 +50,11 @@ from latent.causal.mediation.units import Units, units
 from latent.causal.methods.right_mediator import MediationConfig
 from latent.core.config import setting
 from latent.core.errors import ConfigError
-from latent.core.report.claims import AtLeast, AtMost, Below, Claim, Control, Exceeds, judge
+from latent.core.report.claims import judge
 from latent.core.report.figures import Curve, Figure, lines
 from latent.core.report.report import Report, Table
 from latent.core.run.context import ArmContext
-from latent.core.run.experiment import Arm, ArmResult
+from latent.core.run.experiment import ArmResult
 from latent.core.run.seed import generator
 
 if TYPE_CHECKING:
@@ -119,163 +120,6 @@ PRESETS: Mapping[str, Experiment] = {
         search=MediationConfig(searches=("exhaustive", "attribution", "integrated", "mask"), batch=20, steps=5),
     ),
 }  # fmt: skip
-ARMS: Mapping[str, Arm] = {
-    "perceptron": Arm("method", "Hierarchical equality of vectors, by a perceptron.", quick=True),
-    "untrained": Arm("control", "The same perceptron with random weights.", quick=True),
-    "transformer": Arm("method", "Hierarchical equality of words, by a small transformer."),
-    "sorter": Arm("method", "Six letters in order, by a real GPT of 86 thousand weights."),
-    "cities": Arm("method", "Country, continent and language of cities, in a small Llama."),
-}
-CLAIMS = (
-    Claim(
-        id="das-aligns",
-        statement="In the first hidden layer DAS finds a subspace of 8 dimensions that carries [a = b].",
-        source="arXiv:2408.01416, section on subspaces; arXiv:2303.02536, hierarchical equality",
-        paper_value="IIA near 1",
-        check=AtLeast(arm="perceptron", measure="subspace_das_iia", value=0.9),
-        controls=(
-            Control(arm="perceptron", measure="subspace_shuffled_iia", summary="labels of other pairs"),
-            Control(arm="perceptron", measure="subspace_pca_iia", summary="principal directions"),
-            Control(arm="perceptron", measure="subspace_random_iia", summary="random directions"),
-            Control(arm="perceptron", measure="layer_full_iia", summary="the whole layer"),
-            Control(arm="untrained", measure="subspace_das_iia", summary="random weights"),
-        ),
-    ),
-    Claim(
-        id="controls-stay-low",
-        statement="The best of its controls stays at or below .65.",
-        source="arXiv:2408.01416, pitfalls of flexible searches",
-        paper_value="not given",
-        check=AtMost(arm="perceptron", measure="best_control", value=0.65),
-        controls=(Control(arm="perceptron", measure="subspace_das_iia", summary="DAS itself"),),
-    ),
-    Claim(
-        id="random-network-stays-low",
-        statement="DAS stays at or below .65 in a network that has learned nothing.",
-        source="arXiv:2408.01416, pitfalls of flexible searches",
-        paper_value="not given",
-        check=AtMost(arm="untrained", measure="subspace_das_iia", value=0.65),
-        controls=(Control(arm="perceptron", measure="subspace_das_iia", summary="the trained network"),),
-    ),
-    Claim(
-        id="attribution-is-close",
-        statement="In each layer attribution gives neurons effects that correlate with exact ones by .95 or more.",
-        source="arXiv:2408.01416, attribution patching",
-        paper_value="not given",
-        check=AtLeast(arm="perceptron", measure="attribution_pearson", value=0.95),
-        controls=(Control(arm="perceptron", measure="permuted_pearson", summary="effects of other neurons"),),
-    ),
-    Claim(
-        id="integrated-adds-up",
-        statement="With 20 steps the integrated effects of a layer add up to the total effect within 2 %.",
-        source="arXiv:2403.17806; arXiv:1703.01365, completeness",
-        paper_value="0 in the limit",
-        check=AtMost(arm="perceptron", measure="integrated_gap", value=0.02),
-        controls=(Control(arm="perceptron", measure="attribution_gap", summary="one gradient"),),
-    ),
-    Claim(
-        id="rankings-are-faithful",
-        statement="A quarter of the neurons, by any ranking, keeps more of the behaviour than random ones by .3.",
-        source="arXiv:2504.13151, faithfulness",
-        paper_value="not given",
-        check=Exceeds(
-            arm="perceptron", measure="faithfulness_worst", over=("perceptron", "faithfulness_random"), margin=0.3
-        ),
-        controls=(Control(arm="perceptron", measure="faithfulness_lowest", summary="neurons ranked last"),),
-    ),
-    Claim(
-        id="circuits-are-near",
-        statement="Circuits by any ranking are nearer to the network, over all sizes, than random ones.",
-        source="arXiv:2504.13151, CMD",
-        paper_value="EAP .03 to .18, random .68 to .75 (edges)",
-        check=Below(arm="perceptron", measure="cmd_worst", over=("perceptron", "cmd_random")),
-        controls=(Control(arm="perceptron", measure="cmd_lowest", summary="neurons ranked last"),),
-    ),
-    Claim(
-        id="das-separates-attributes",
-        statement="On unseen cities DAS separates attributes better than the whole vector does, by .1.",
-        source="arXiv:2402.17700, Cause and Isolate",
-        paper_value="not given",
-        check=Exceeds(arm="cities", measure="subspace_das_score", over=("cities", "layer_full_score"), margin=0.1),
-        controls=(
-            Control(arm="cities", measure="subspace_shuffled_score", summary="labels of other pairs"),
-            Control(arm="cities", measure="subspace_pca_score", summary="principal directions"),
-            Control(arm="cities", measure="subspace_random_score", summary="random directions"),
-        ),
-    ),
-    Claim(
-        id="das-is-best",
-        statement="On unseen cities no other mediator or search separates attributes better than DAS.",
-        source="arXiv:2504.13151, causal variable track",
-        paper_value="DAS highest on every task",
-        check=Exceeds(arm="cities", measure="subspace_das_score", over=("cities", "best_other")),
-        controls=(Control(arm="cities", measure="subspace_shuffled_score", summary="labels of other pairs"),),
-    ),
-    Claim(
-        id="features-are-no-better-than-neurons",
-        statement="Sparse features by a mask separate attributes no better than coordinates by a mask, within .05.",
-        source="arXiv:2504.13151, causal variable track",
-        paper_value="about equal",
-        check=AtMost(arm="cities", measure="feature_gain", value=0.05),
-        controls=(Control(arm="cities", measure="das_gain", summary="DAS over coordinates"),),
-    ),
-)  # fmt: skip
-
-_NUMBERS: Mapping[str, str] = {
-    "iia": "share of unseen pairs with the counterfactual answer",
-    "cause": "the same among pairs whose answer should change",
-    "isolate": "the same among those whose answer should stay",
-    "score": "mean of cause and isolate",
-    "size": "share of the units or dimensions that are exchanged",
-    "faithfulness": "of the circuit that is kept, on unseen minimal pairs",
-    "cmd": "distance of circuits of all sizes from the network",
-    "seconds": "time of the search",
-}
-_MEDIATORS: Mapping[str, str] = {
-    **{
-        f"{kind}_{search}": f"{kind.capitalize()}s by {how}"
-        for kind in ("layer", "head", "neuron")
-        for search, how in {
-            "exhaustive": "exhaustive search", "attribution": "attribution", "integrated": "integrated gradients",
-            "mask": "a learned mask",
-        }.items()
-    },
-    "feature_mask": "Sparse features by a learned mask",
-    "layer_full": "The whole vector",
-    "direction_means": "Directions by differences of means",
-    "direction_probe": "Directions by linear probes",
-    "subspace_pca": "Principal directions",
-    "subspace_random": "Random directions",
-    "subspace_shuffled": "DAS on labels of other pairs",
-    "subspace_boundless": "Boundless DAS",
-    "subspace_das": "DAS",
-}  # fmt: skip
-MEASURES: Mapping[str, str] = {
-    "accuracy": "Share of right answers of the network as it is.",
-    "best_control": "Greatest IIA among `layer_full`, `subspace_pca`, `subspace_random` and `subspace_shuffled`.",
-    "das_rank_2": "IIA of DAS with two dimensions.",
-    "das_second_layer": "IIA of DAS in the second hidden layer.",
-    "das_last_layer": "IIA of DAS in the last hidden layer.",
-    "attribution_pearson": "Correlation of neurons' effects by attribution with exact ones, the lowest of the layers.",
-    "integrated_pearson": "The same of integrated gradients.",
-    "permuted_pearson": "The same of exact effects in a random order.",
-    "attribution_gap": "How far the effects of a layer's neurons are from the total effect, the largest of the layers.",
-    "integrated_gap": "The same of integrated gradients.",
-    "exhaustive_gap": "The same of exact effects: interaction.",
-    "faithfulness_worst": "Faithfulness of a quarter of the neurons, the lowest of three rankings.",
-    "faithfulness_random": "The same of random neurons.",
-    "faithfulness_lowest": "The same of the neurons that are ranked last, the greatest.",
-    "cmd_worst": "Distance of circuits from the network over all sizes, the greatest of three rankings.",
-    "cmd_random": "The same of random rankings.",
-    "cmd_lowest": "The same of rankings turned round, the least.",
-    "best_other": "Greatest score of whatever is not DAS.",
-    "feature_gain": "Score of sparse features less that of coordinates.",
-    "das_gain": "Score of DAS less that of coordinates.",
-    "unexplained": "Share of the variance that the dictionary does not explain.",
-    **{f"{attribute}_das_score": f"Score of DAS for the {attribute}." for attribute in ATTRIBUTES},
-    **{f"{name}_{key}": f"{what}: {number}." for name, what in _MEDIATORS.items() for key, number in _NUMBERS.items()},
-}
-
 
 # Arms -----------------------------------------------------------------------------------------------------------------
 
@@ -344,25 +188,33 @@ def _transformer(config: Experiment, context: ArmContext) -> tuple[Numbers, Tens
 
 def _sorter(config: Experiment, context: ArmContext) -> tuple[Numbers, Tensor | None]:
     model = load_sorter(device=context.device)
-    minimal, test = (each.to(context.device) for each in _sorting(config, context.seed))
+    searched, minimal, test = _sorting(config, context.seed)
+    minimal, test = minimal.to(context.device), test.to(context.device)
     kinds: dict[str, Units] = {
         "layer": units(model, "layer", inputs=minimal.base),
         "head": units(model, "head", inputs=minimal.base),
         "neuron": units(model, "neuron", inputs=minimal.base),
     }
-    _, found = analysed(model, kinds, minimal, test, config.search)
+    _, found = analysed(model, kinds, minimal, test, config.search, searched=searched)
     return {**found, "accuracy": accuracy(model, test)}, None
 
 
-def _sorting(config: Experiment, seed: int) -> tuple[Pairs, Pairs]:
-    """Return minimal pairs to search on and others to score on, which have no input in common."""
+def _sorting(config: Experiment, seed: int) -> tuple[Tensor, Pairs, Pairs]:
+    """Return minimal pairs, which of them are to be searched on, and other pairs to exchange units on.
+
+    Inputs are in three parts before they are paired, so that what is searched on, what is scored on and what is
+    exchanged have no input in common.
+    """
+    first, rest = split_inputs(1 / 3, seed=seed)
+    rest = rest[torch.randperm(len(rest), generator=generator(seed, "sorting", "rest"))]
+    half = config.minimal // 2
+    counts = {"searched": half, "scored": config.minimal - half, "test": config.test}
     found = []
-    names = ((config.minimal, "minimal"), (config.test, "test"))
-    for (count, name), among in zip(names, split_inputs(0.5, seed=seed), strict=True):
+    for (name, count), among in zip(counts.items(), (first, *rest.chunk(2)), strict=True):
         every = sorting_pairs(config.place, seed=seed, among=among)
-        drawn = torch.randperm(len(every), generator=generator(seed, "sorting", name))[:count]
-        found.append(every.take(drawn))
-    return found[0], found[1]
+        found.append(every.take(torch.randperm(len(every), generator=generator(seed, "sorting", name))[:count]))
+    searched, scored, test = found
+    return torch.arange(len(searched)), searched.joined(scored), test
 
 
 def _cities(config: Experiment, context: ArmContext) -> tuple[Numbers, Tensor | None]:
@@ -394,9 +246,16 @@ def _cities(config: Experiment, context: ArmContext) -> tuple[Numbers, Tensor | 
     means |= {f"{name}_das_score": each["subspace_das_score"] for name, each in zip(ATTRIBUTES, rows, strict=True)}
     others = [f"{name}_score" for name in _OTHERS]
     means["best_other"] = max(means[key] for key in others)
-    means["feature_gain"] = means["feature_mask_score"] - means["neuron_mask_score"]
-    means["das_gain"] = means["subspace_das_score"] - means["neuron_mask_score"]
-    return {**means, "unexplained": unexplained}, None
+    return {**means, **compared(means), "unexplained": unexplained}, None
+
+
+def compared(scores: Mapping[str, float]) -> Numbers:
+    """Return how far features and DAS are from coordinates, with their signs and without."""
+    gains = {name: scores[f"{name}_score"] - scores["neuron_mask_score"] for name in ("feature_mask", "subspace_das")}
+    feature, das = gains.values()
+    return {
+        "feature_gain": feature, "das_gain": das, "feature_difference": abs(feature), "das_difference": abs(das),
+    }  # fmt: skip
 
 
 def _pairs(world: Equality, config: Experiment, context: ArmContext) -> tuple[Pairs, Pairs, Pairs]:
@@ -462,13 +321,13 @@ def _headline(results: "Results") -> str:
 
 def _trade_off(arm: str, seeds: Sequence[Mapping[str, float]]) -> Table:
     """Return mediators and searches of one network side by side."""
-    names = [name for name in _MEDIATORS if f"{name}_iia" in seeds[0]]
+    names = [name for name in MEDIATORS if f"{name}_iia" in seeds[0]]
     rows = [
-        [_MEDIATORS[name], *(_shown(seeds, f"{name}_{number}") for number in _NUMBERS)] for name in names
+        [MEDIATORS[name], *(_shown(seeds, f"{name}_{number}") for number in NUMBERS)] for name in names
     ]  # fmt: skip
     note = " ".join(f"{name.upper() if name in ('iia', 'cmd') else name.capitalize()}: {what}."
-                    for name, what in _NUMBERS.items())  # fmt: skip
-    return Table(title=f"Mediators in the arm {arm}", columns=["mediator", *_NUMBERS], rows=rows, note=note)
+                    for name, what in NUMBERS.items())  # fmt: skip
+    return Table(title=f"Mediators in the arm {arm}", columns=["mediator", *NUMBERS], rows=rows, note=note)
 
 
 def _shown(seeds: Sequence[Mapping[str, float]], key: str) -> str | None:
@@ -476,7 +335,7 @@ def _shown(seeds: Sequence[Mapping[str, float]], key: str) -> str | None:
 
 
 def _table(results: "Results") -> Table:
-    general = [key for key in MEASURES if not any(key.startswith(name + "_") for name in _MEDIATORS)]
+    general = [key for key in MEASURES if not any(key.startswith(name + "_") for name in MEDIATORS)]
     keys = [key for key in general if any(key in seeds[0] for seeds in results.values())]
     return Table(
         title="Other measures",
@@ -491,7 +350,7 @@ def _marks(results: "Results") -> list[Figure]:
     figures = []
     for arm, seeds in results.items():
         points: dict[str, dict[str, tuple[float, float]]] = {}
-        for name in _MEDIATORS:
+        for name in MEDIATORS:
             kind, _, search = name.partition("_")
             if f"{name}_iia" in seeds[0] and search in _DRAWN:
                 points.setdefault(kind, {})[search] = (_mean(seeds, f"{name}_size"), _mean(seeds, f"{name}_iia"))

@@ -14,9 +14,9 @@ from torch import Tensor
 from latent.causal.mediation.calls import Inputs, rows_of, take
 from latent.core.errors import ConfigError, ShapeError, UnknownName
 
-__all__ = ["CausalModel", "Pairs", "Values"]
+__all__ = ["CausalModel", "Pairs", "Variables"]
 
-Values = Mapping[str, Tensor]
+Variables = Mapping[str, Tensor]
 """Values of variables by name, rows on axis 0."""
 
 
@@ -31,7 +31,7 @@ class CausalModel:
         ConfigError: There is no variable.
     """
 
-    mechanisms: Mapping[str, Callable[[Values], Tensor]]
+    mechanisms: Mapping[str, Callable[[Variables], Tensor]]
 
     def __post_init__(self) -> None:
         """Refuse a model without an answer."""
@@ -43,7 +43,7 @@ class CausalModel:
         """Name of the last variable."""
         return list(self.mechanisms)[-1]
 
-    def run(self, inputs: Values, do: Values | None = None) -> dict[str, Tensor]:
+    def run(self, inputs: Variables, do: Variables | None = None) -> dict[str, Tensor]:
         """Return the values of all variables, those in `do` set by hand.
 
         Raises:
@@ -58,7 +58,7 @@ class CausalModel:
             values[name] = do[name] if name in do else mechanism(values)
         return {name: values[name] for name in self.mechanisms}
 
-    def counterfactual(self, base: Values, source: Values, variables: Sequence[str]) -> Tensor:
+    def counterfactual(self, base: Variables, source: Variables, variables: Sequence[str]) -> Tensor:
         """Return the answer to each `base` had the variables the values that they have in its `source`.
 
         Raises:
@@ -114,6 +114,11 @@ class Pairs:
         """Return the rows of these numbers, int64 `(rows,)`."""
         return Pairs(take(self.base, rows), take(self.source, rows), *(each[rows] for each in self._numbers))
 
+    def joined(self, other: "Pairs") -> "Pairs":
+        """Return these pairs and then others of the same form."""
+        base, source = (_joined(one, two) for one, two in ((self.base, other.base), (self.source, other.source)))
+        return Pairs(base, source, *map(torch.cat, zip(self._numbers, other._numbers, strict=True)))
+
     def to(self, device: torch.device | str) -> "Pairs":
         """Return the pairs on a device."""
         base, source = (_moved(given, device) for given in (self.base, self.source))
@@ -133,6 +138,14 @@ class Pairs:
         """Return the same pairs with the labels of other rows: the control of whatever is fitted to labels."""
         order = torch.randperm(len(self), generator=random, device=random.device).to(self.labels.device)
         return replace(self, labels=self.labels[order], values=self.values[order])
+
+
+def _joined(one: Inputs, other: Inputs) -> Inputs:
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return torch.cat([one, other])
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return {name: torch.cat([value, other[name]]) for name, value in one.items()}
+    return tuple(map(torch.cat, zip(one, other, strict=True)))
 
 
 def _moved(given: Inputs, device: torch.device | str) -> Inputs:

@@ -7,36 +7,38 @@ finds components in each domain, and the one H and the row orders that make all 
 inexactness coefficient (MIC) says how far from that the data are.
 """
 
-import itertools
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from dataclasses import replace
+from numbers import Integral
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
 from scipy.sparse import issparse
-from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from latent.causal.arrays import Kind, matrix
+from latent.causal.arrays import Kind, domain_labels, matrix, table_of
+from latent.causal.data.tables import DomainTable
 from latent.causal.errors import DataError, DataWarning
-from latent.causal.hca_resampling import Bootstrap, NullTest, adjacency_of, bootstrap, null_test
+from latent.causal.hca_resampling import Bootstrap, NullTest, adjacency_of, bootstrap, null_test, subsets_of
 from latent.causal.independent_components import Components, gaussian_negentropy, independent_components
-from latent.causal.subspaces import distances, spectrum
+from latent.causal.order_search import check_size
+from latent.causal.subspaces import deviations_within, distances, spectrum
 from latent.causal.triangular import Alignment, align
 from latent.core.capabilities import HasGraph
 from latent.core.contract import Estimator
 from latent.core.errors import ConfigError, UnknownName
 from latent.core.run.seed import generator
-from latent.core.typing import Float
 
 __all__ = ["HCA"]
 
 
-class HCA(TransformerMixin, BaseEstimator, Estimator, HasGraph):  # type: ignore[misc]  # scikit-learn has no types
+class HCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator, Estimator, HasGraph):  # type: ignore[misc]  # scikit-learn has no types
     """Hierarchical component analysis of a table in domains.
 
     Factor 0 is the most upstream one. Factors are known only up to sign, and factor i only up to adding multiples of
@@ -49,17 +51,22 @@ class HCA(TransformerMixin, BaseEstimator, Estimator, HasGraph):  # type: ignore
         tol: When a start has converged; see `independent_components`.
         subspace_tolerance: Domains whose principal subspaces are farther apart are warned about.
         variation_draws: Shuffled tables with which variation between domains is compared; 0 leaves the check out.
+        scale: `standard` analyses features divided by `scale_`, their standard deviations within domains; None takes
+            them as they are. The principal subspaces, and with them the result, depend on the features' units.
         random_state: Seed of starts and shuffles.
 
     Attributes:
         domains_: Names of the domains, in the order in which they were given.
-        unmixing_: H, `(components, features)`, orthonormal rows: `z = H x`.
-        mixing_: Its transpose, `(features, components)`: `x = H^T z` up to what the factors leave out.
+        scale_: What features are divided by, `(features,)`: pooled standard deviations within domains, or ones.
+        unmixing_: H in the units of the features, `(components, features)`: `z = H x`. Rows are orthonormal once its
+            columns are multiplied by `scale_`; without a scale they are so as they are.
+        mixing_: Its pseudo-inverse in the metric of `scale_`, `(features, components)`, without a scale its transpose:
+            `x = mixing_ z` up to what the factors leave out.
         triangular_: B_k of each domain, lower triangular: independent noise of unit variance is `B_k z`.
         inexactness_: Of each domain: mean share of other sources in a source, 0 to 1.
         mic_: Their maximum.
-        spectrum_: Share of variance of each principal component, for each domain.
-        subspace_distance_: How far the principal subspaces of two domains are apart, `(domains, domains)`.
+        spectrum_: Share of variance of each principal component, for each domain, of the features as scaled.
+        subspace_distance_: How far the principal subspaces of two domains are apart, `(domains, domains)`, as scaled.
         variation_: How much the domains' rows of each factor differ in direction, `(components,)`; see
             `Alignment.variation`.
         non_gaussian_: p-value of each domain that its second weakest component is no more than noise would give.
@@ -78,6 +85,7 @@ class HCA(TransformerMixin, BaseEstimator, Estimator, HasGraph):  # type: ignore
         tol: float = 1e-6,
         subspace_tolerance: float = 0.05,
         variation_draws: int = 20,
+        scale: Literal["standard"] | None = None,
         random_state: int = 0,
     ) -> None:
         self.n_components = n_components
@@ -86,6 +94,7 @@ class HCA(TransformerMixin, BaseEstimator, Estimator, HasGraph):  # type: ignore
         self.tol = tol
         self.subspace_tolerance = subspace_tolerance
         self.variation_draws = variation_draws
+        self.scale = scale
         self.random_state = random_state
 
     def __sklearn_tags__(self) -> Tags:
@@ -98,7 +107,7 @@ class HCA(TransformerMixin, BaseEstimator, Estimator, HasGraph):  # type: ignore
         """Fit to tables in domains.
 
         Args:
-            X: A mapping from the name of a domain to its table `(samples, features)`, or one table.
+            X: A mapping from the name of a domain to its table `(samples, features)`, a `DomainTable`, or one table.
             y: The domain of each row, when `X` is one table.
 
         Raises:
@@ -111,6 +120,10 @@ class HCA(TransformerMixin, BaseEstimator, Estimator, HasGraph):  # type: ignore
         self.domains_ = list(tables)
         self._data = list(tables.values())
         self._check_tables()
+        self._scale = deviations_within(self._data) if self.scale else self._data[0].new_ones(self.n_features_in_)
+        if self.scale:
+            self._data = [table / self._scale for table in self._data]
+        self._check_directions()
         self._components = [self._analyse(table[None], self.restarts) for table in self._data]
         self._alignment = align(torch.stack([part.unmixing[0] for part in self._components])[None])
         self._publish()
@@ -120,16 +133,24 @@ class HCA(TransformerMixin, BaseEstimator, Estimator, HasGraph):  # type: ignore
     def transform(self, X: Any) -> Any:
         """Return the factors `(samples, components)` of a table, or of each table of a mapping."""
         check_is_fitted(self)
-        if isinstance(X, Mapping):
+        if isinstance(X, Mapping) and not issparse(X):
+            # scikit-learn would make one container of all of them.
+            if getattr(self, "_sklearn_output_config", {}).get("transform", "default") != "default":
+                raise DataError("set_output is for one table.", hint="Transform the tables one by one.")
             return {name: self.transform(table) for name, table in X.items()}
-        return Kind.of(X).give(matrix(X, self, reset=False) @ self._unmixing(X).mT)
+        return Kind.of(X).give(matrix(X, self, reset=False) @ _near(X, self._unmixing).mT)
 
     def inverse_transform(self, Z: Any) -> Any:
-        """Return the features `(samples, features)` that factors stand for."""
+        """Return the features `(samples, features)` that factors stand for.
+
+        Raises:
+            DataError: Not a table of finite numbers with as many columns as there are factors.
+        """
         check_is_fitted(self)
         if isinstance(Z, Mapping):
             return {name: self.inverse_transform(table) for name, table in Z.items()}
-        return Kind.of(Z).give(torch.as_tensor(Z, dtype=torch.float64) @ self._unmixing(Z))
+        factors = table_of(Z, "Z", columns=self.n_components, of="factors")
+        return Kind.of(Z).give(factors @ _near(Z, self._mixing).mT)
 
     def weights(self, domain: Any) -> Any:
         """Return how the domain's independent noises make its factors, `B_k^{-1}`, `(components, components)`."""
@@ -149,14 +170,14 @@ class HCA(TransformerMixin, BaseEstimator, Estimator, HasGraph):  # type: ignore
     def noise_covariance(self, domain: Any) -> Any:
         """Return the covariance of the noise that the model infers in a domain; the identity when it is exact."""
         index = self._index(domain)
-        explained = self._triangular(domain) @ self._alignment.unmixing[0]
+        explained = self._triangular(domain) @ self._alignment.unmixing[0]  # both as scaled
         overlap = explained @ torch.linalg.pinv(self._components[index].unmixing[0])
         return self._kind.give(overlap @ overlap.mT)
 
-    def graph(self) -> Float[Tensor, "latent latent"]:
-        """Return the mean over the domains of `adjacency`."""
+    def graph(self) -> Any:
+        """Return the mean over the domains of `adjacency`, `(components, components)`."""
         check_is_fitted(self)
-        return adjacency_of(self._alignment.triangular[0]).mean(dim=0)
+        return self._kind.give(adjacency_of(self._alignment.triangular[0]).mean(dim=0))
 
     def ambiguity(self, factor: int) -> Any:
         """Return the directions that a factor may absorb: the rows of `unmixing_` upstream of it, `(i, features)`.
@@ -167,7 +188,7 @@ class HCA(TransformerMixin, BaseEstimator, Estimator, HasGraph):  # type: ignore
         check_is_fitted(self)
         if factor not in range(self.n_components):
             raise UnknownName.of("factor", str(factor), map(str, range(self.n_components)))
-        return self._kind.give(self._alignment.unmixing[0, :factor])
+        return self._kind.give(self._unmixing[:factor])
 
     def explained_by_factors(self) -> Any:
         """Return how much more of each feature's variance is explained by a factor than by those upstream of it.
@@ -188,43 +209,81 @@ class HCA(TransformerMixin, BaseEstimator, Estimator, HasGraph):  # type: ignore
     def subsets(self, minimum: int = 4) -> dict[tuple[Any, ...], float]:
         """Return the MIC of every subset of at least `minimum` domains, the smallest first.
 
-        The smallest of many is small by selection: compare it with the same search on shuffled tables.
+        The smallest of many is small by selection: compare it with the same search on shuffled tables,
+        `null_test(minimum=...)`.
         """
         check_is_fitted(self)
-        found = {}
         rows = torch.stack([part.unmixing[0] for part in self._components])
-        for size in range(max(2, minimum), len(self.domains_) + 1):
-            for chosen in itertools.combinations(range(len(self.domains_)), size):
-                found[tuple(self.domains_[index] for index in chosen)] = float(align(rows[list(chosen)][None]).mic)
+        found = {
+            tuple(self.domains_[index] for index in chosen): float(align(rows[list(chosen)][None]).mic)
+            for chosen in subsets_of(len(self.domains_), max(2, minimum))
+        }
         return dict(sorted(found.items(), key=lambda item: item[1]))
 
     def bootstrap(self, draws: int = 200, *, restarts: int = 3) -> Bootstrap:
-        """Return MIC, inexactness and effects when the rows of each domain are drawn anew; see `Bootstrap`."""
-        check_is_fitted(self)
-        return bootstrap(self._data, self._alignment, draws, self._fit_many(restarts), self._generator("bootstrap"))
+        """Return MIC, inexactness and effects when the rows of each domain are drawn anew; see `Bootstrap`.
 
-    def null_test(self, kind: str = "shuffle_domains", draws: int = 200, *, restarts: int = 3) -> NullTest:
+        Raises:
+            ConfigError: No draw is asked for.
+        """
+        check_is_fitted(self)
+        found = bootstrap(self._data, self._alignment, draws, self._fit_many(restarts), self._generator("bootstrap"))
+        return Bootstrap(
+            self._kind.give(found.mic),
+            self._kind.give(found.inexactness),
+            self._kind.give(found.adjacency),
+            self._kind.give(found.unmixing / self._scale if self.scale else found.unmixing),
+            self._kind.give(found.same_order),
+        )
+
+    def null_test(
+        self, kind: str = "shuffle_domains", draws: int = 200, *, restarts: int = 3, minimum: int | None = None
+    ) -> NullTest:
         """Compare the MIC with what the same search finds where no order is shared; see `NullTest`.
+
+        Args:
+            kind: Which null.
+            draws: Tables that are drawn.
+            restarts: Random starts of each component analysis.
+            minimum: None for the MIC of all domains; a number for the smallest MIC of all subsets of at least so many
+                domains (see `subsets`), in every draw as in the fit: what a chosen subset is to be compared with.
 
         Raises:
             UnknownName: There is no such kind of null.
+            ConfigError: No draw is asked for, or `minimum` is not between 2 and the number of domains.
         """
         check_is_fitted(self)
-        return null_test(
-            kind, self._data, self._alignment, draws, self._fit_many(restarts), self._generator("null", kind)
+        found = null_test(
+            kind,
+            self._data,
+            self._alignment,
+            draws,
+            self._fit_many(restarts),
+            self._generator("null", kind),
+            minimum=minimum,
         )
+        return replace(found, mic=self._kind.give(found.mic), variation=self._kind.give(found.variation))
 
     # Parts of `fit` ---------------------------------------------------------------------------------------------------
 
     def _check_settings(self) -> None:
         for name, least in (("n_components", 1), ("restarts", 1), ("max_iter", 1), ("variation_draws", 0)):
-            if not getattr(self, name) >= least:
-                raise ConfigError(f"{name} must be at least {least}, given {getattr(self, name)!r}.")
-        if not self.tol > 0 or not self.subspace_tolerance >= 0:
-            raise ConfigError(f"tol={self.tol} and subspace_tolerance={self.subspace_tolerance} must be positive.")
+            given: Any = getattr(self, name)
+            if isinstance(given, bool) or not isinstance(given, Integral) or int(given) < least:
+                raise ConfigError(f"{name} must be a whole number of at least {least}, given {given!r}.")
+        for name in ("tol", "subspace_tolerance"):
+            value: Any = getattr(self, name)
+            if isinstance(value, str) or not value >= 0 or (name == "tol" and value == 0):
+                raise ConfigError(f"{name} must be a positive number, given {value!r}.")
+        if self.scale not in (None, "standard"):
+            raise UnknownName.of("scale", str(self.scale), ("standard",))
 
     def _tables(self, X: Any, y: Any) -> tuple[dict[Any, Tensor], Kind]:
         """Return the tables by domain, on one device."""
+        if isinstance(X, DomainTable):
+            tables, kind = self._tables(X.domains, y)
+            self.feature_names_in_ = np.asarray(X.columns, dtype=object)
+            return tables, kind
         if isinstance(X, Mapping) and not issparse(X):  # a sparse matrix by keys is a mapping as well
             if y is not None:
                 raise DataError("Both tables by domain and labels were given.", hint="Leave y out.")
@@ -241,9 +300,7 @@ class HCA(TransformerMixin, BaseEstimator, Estimator, HasGraph):  # type: ignore
                 hint="Write fit({'domain': table, ...}), or fit(table, labels).",
             )
         table = matrix(X, self, rows=2)
-        labels = (y.cpu() if isinstance(y, Tensor) else np.asarray(y)).tolist()
-        if len(labels) != len(table):
-            raise DataError(f"X has {len(table)} rows, y has {len(labels)} labels.")
+        labels = domain_labels(y, len(table))
         names = sorted(set(labels), key=str)
         where = torch.tensor([names.index(label) for label in labels], device=table.device)
         return {name: table[where == index] for index, name in enumerate(names)}, Kind.of(X)
@@ -261,17 +318,26 @@ class HCA(TransformerMixin, BaseEstimator, Estimator, HasGraph):  # type: ignore
         for name, table in zip(self.domains_, self._data, strict=True):
             if len(table) <= self.n_components:
                 raise DataError(
-                    f"Domain {name!r} has {len(table)} rows; {self.n_components} factors need more than that, and "
-                    "about a hundred to be known well.",
+                    f"Domain {name!r} has {len(table)} row{'s' * (len(table) > 1)}; {self.n_components} factors need "
+                    "more than that, and about a hundred to be known well.",
                     hint="Leave the domain out, or ask for fewer factors.",
                 )
             constant = (table == table[0]).all(dim=0).nonzero().flatten().tolist()
             if constant:
-                raise DataError(f"Domain {name!r}: columns {constant} are constant.", hint="Leave them out.")
-            if float(spectrum(table)[self.n_components - 1]) < 1e-12:
+                names = getattr(self, "feature_names_in_", None)
+                which = constant if names is None else ", ".join(repr(str(names[column])) for column in constant)
+                raise DataError(f"Domain {name!r}: columns {which} are constant.", hint="Leave them out.")
+        check_size(len(self._data), self.n_components)  # before minutes of component analyses
+
+    def _check_directions(self) -> None:
+        for name, table in zip(self.domains_, self._data, strict=True):
+            share = spectrum(table)
+            rank = int((share >= 1e-12).sum())
+            if rank < self.n_components:
                 raise DataError(
-                    f"Domain {name!r} varies in fewer than {self.n_components} directions.",
-                    hint="Ask for fewer factors.",
+                    f"Domain {name!r} varies in {rank} direction{'s' * (rank > 1)}, fewer than {self.n_components} "
+                    "directions, one for each factor: columns depend on one another.",
+                    hint=f"Ask for at most {rank} factors, or leave the domain out.",
                 )
 
     def _analyse(self, tables: Tensor, restarts: int) -> Components:
@@ -295,10 +361,18 @@ class HCA(TransformerMixin, BaseEstimator, Estimator, HasGraph):  # type: ignore
     def _publish(self) -> None:
         """Set the public attributes, in the caller's kind of array."""
         give, names = self._kind.give, self.domains_
-        self.unmixing_ = give(self._alignment.unmixing[0])
-        self.mixing_ = give(self._alignment.unmixing[0].mT.contiguous())
+        scaled = self._alignment.unmixing[0]
+        self._unmixing = scaled / self._scale if self.scale else scaled
+        self._mixing = (scaled * self._scale if self.scale else scaled).mT.contiguous()
+        self._n_features_out = self.n_components
+        self.scale_ = give(self._scale)
+        self.unmixing_ = give(self._unmixing)
+        self.mixing_ = give(self._mixing)
         self.triangular_ = dict(zip(names, map(give, self._alignment.triangular[0]), strict=True))
-        self.components_ = {name: give(part.unmixing[0]) for name, part in zip(names, self._components, strict=True)}
+        self.components_ = {
+            name: give(part.unmixing[0] / self._scale if self.scale else part.unmixing[0])
+            for name, part in zip(names, self._components, strict=True)
+        }
         self.inexactness_ = dict(zip(names, self._alignment.inexactness[0].tolist(), strict=True))
         self.mic_ = float(self._alignment.mic)
         self.spectrum_ = {name: give(spectrum(table)) for name, table in zip(names, self._data, strict=True)}
@@ -380,6 +454,7 @@ class HCA(TransformerMixin, BaseEstimator, Estimator, HasGraph):  # type: ignore
     def _triangular(self, domain: Any) -> Tensor:
         return self._alignment.triangular[0, self._index(domain)]
 
-    def _unmixing(self, like: Any) -> Tensor:
-        unmixing = self._alignment.unmixing[0]
-        return unmixing.to(like.device) if isinstance(like, Tensor) else unmixing.cpu()
+
+def _near(like: Any, table: Tensor) -> Tensor:
+    """Return a table on the device of what is to be multiplied by it, the CPU for numpy."""
+    return table.to(like.device) if isinstance(like, Tensor) else table.cpu()

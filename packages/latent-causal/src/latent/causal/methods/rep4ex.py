@@ -69,14 +69,21 @@ class Rep4ExModel(Model, Encodes, Decodes):
         encoder: `[batch obs] -> [batch latent]`, of standardised observations.
         decoder: Its inverse.
         control: Regression of the outcome, see `ControlFunction`.
-        obs_mean: Means of the observations, `[obs]`.
-        obs_scale: Their standard deviations, `[obs]`.
+        obs_mean: Means of the observations, float64 `[obs]`.
+        obs_scale: Their standard deviations.
+        action_mean: Means of the actions, float64 `[action]`.
+        action_scale: Their standard deviations: kernel and regression see actions in these units alone.
+
+    Means are taken off in the dtype of what is given, so that observations and actions far from 0, which float32 does
+    not tell apart, are to be given in float64; everything after that is in float32.
     """
 
     Config = Rep4ExConfig
     config: Rep4ExConfig
     obs_mean: Tensor
     obs_scale: Tensor
+    action_mean: Tensor
+    action_scale: Tensor
 
     def __init__(self, config: Rep4ExConfig) -> None:
         super().__init__(config)
@@ -92,34 +99,43 @@ class Rep4ExModel(Model, Encodes, Decodes):
             members=config.members,
             kept=config.kept,
         )
-        self.register_buffer("obs_mean", torch.zeros(config.obs_dim))
-        self.register_buffer("obs_scale", torch.ones(config.obs_dim))
+        for name, dim in (("obs", config.obs_dim), ("action", config.action_dim)):
+            self.register_buffer(f"{name}_mean", torch.zeros(dim, dtype=torch.float64))
+            self.register_buffer(f"{name}_scale", torch.ones(dim, dtype=torch.float64))
 
     @checked
     def encode(self, x: Float[Tensor, "batch obs"]) -> Float[Tensor, "batch latent"]:
         """Return the state of each observation, up to an affine map."""
         self._fit("x", x, "obs", self.config.obs_dim)
-        latent: Tensor = self.encoder((x - self.obs_mean) / self.obs_scale)
+        latent: Tensor = self.encoder(self.standard_obs(x))
         return latent
 
     @checked
     def decode(self, z: Float[Tensor, "batch latent"]) -> Float[Tensor, "batch obs"]:
         """Return the observation of each state."""
         self._fit("z", z, "latent", self.config.latent_dim)
-        obs: Tensor = self.decoder(z) * self.obs_scale + self.obs_mean
+        obs: Tensor = self.decoder(z) * self.obs_scale.to(z.dtype) + self.obs_mean.to(z.dtype)
         return obs
+
+    def standard_obs(self, x: Float[Tensor, "batch obs"]) -> Float[Tensor, "batch obs"]:
+        """Return observations with the training rows' mean 0 and variance 1, float32."""
+        return _standard(x, self.obs_mean, self.obs_scale)
+
+    def standard_action(self, action: Float[Tensor, "batch action"]) -> Float[Tensor, "batch action"]:
+        """Return actions with the training rows' mean 0 and variance 1, float32."""
+        return _standard(action, self.action_mean, self.action_scale)
 
     @checked
     def predict_do(self, action: Float[Tensor, "batch action"]) -> Do:
         """Return the mean outcome when an action is set, with interval and overlap."""
         self._fit("action", action, "action", self.config.action_dim)
-        return self.control.do(action)
+        return self.control.do(self.standard_action(action))
 
     @checked
     def predict_do_given(self, x: Float[Tensor, "batch obs"], action: Float[Tensor, "batch action"]) -> Do:
         """Return the mean outcome where `x` was seen under an action that was set."""
         self._fit("action", action, "action", self.config.action_dim)
-        return self.control.do_given(self.encode(x), action)
+        return self.control.do_given(self.encode(x), self.standard_action(action))
 
     @staticmethod
     def _fit(name: str, given: Tensor, axis: str, width: int) -> None:
@@ -128,6 +144,10 @@ class Rep4ExModel(Model, Encodes, Decodes):
                 f"{name} is {list(given.shape)}; expected [batch {axis}] with {axis} = {width}.",
                 hint="Give what the model was fitted to.",
             )
+
+
+def _standard(given: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
+    return ((given - mean.to(given.dtype)) / scale.to(given.dtype)).to(torch.float32)
 
 
 @checked
@@ -148,7 +168,7 @@ class Rep4ExLearner(Learner):
     Args:
         model: What is trained: encoder and decoder; the control function is fitted after it.
         penalty: Weight of the restriction, lambda; 0 for a plain autoencoder.
-        bandwidth: Bandwidth of the kernel over actions.
+        bandwidth: Bandwidth of the kernel over standardised actions.
         learning_rate: Of Adam.
     """
 
@@ -173,10 +193,14 @@ class Rep4ExLearner(Learner):
 
     def step(self, batch: Batch, *, step: int) -> Mapping[str, Tensor]:
         """Make one update with a batch of `obs` and `action`."""
-        model, obs = self.model, (batch["obs"] - self.model.obs_mean) / self.model.obs_scale
+        model, obs, action = (
+            self.model,
+            self.model.standard_obs(batch["obs"]),
+            self.model.standard_action(batch["action"]),
+        )
         latent = model.encoder(obs)
         reconstruction = (obs - model.decoder(latent)).square().mean()
-        restriction = restricted_moment(latent, batch["action"], self.bandwidth)
+        restriction = restricted_moment(latent, action, self.bandwidth)
         loss = reconstruction + self.penalty * restriction
         self._optimiser.zero_grad(set_to_none=True)
         loss.backward()

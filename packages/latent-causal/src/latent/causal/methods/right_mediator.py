@@ -43,7 +43,7 @@ from latent.core.run.seed import generator
 
 __all__ = ["MediationAnalysis", "MediationConfig"]
 
-Finder = Literal["exhaustive", "attribution", "integrated", "mask"]
+AnySearch = Literal["exhaustive", "attribution", "integrated", "mask"]
 Ablation = Literal["interchange", "mean", "zero", "resample"]
 
 
@@ -70,10 +70,10 @@ class MediationConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be searched for."""
-        unknown = [name for name in self.searches if name not in get_args(Finder)]
+        unknown = [name for name in self.searches if name not in get_args(AnySearch)]
         if unknown or not self.searches:
             raise ConfigError(
-                f"searches={self.searches} must be some of {', '.join(get_args(Finder))}.", hint="Leave them out."
+                f"searches={self.searches} must be some of {', '.join(get_args(AnySearch))}.", hint="Leave them out."
             )
         if self.replacement not in get_args(Ablation):
             raise ConfigError(
@@ -110,6 +110,7 @@ class MediationAnalysis(Procedure):
         *,
         labels: Tensor | None = None,
         control: Metric | Callable[[Tensor], Tensor] | None = None,
+        searched: Tensor | None = None,
     ) -> list[Mediation]:
         """Return one result for each kind of mediator and each search.
 
@@ -123,6 +124,8 @@ class MediationAnalysis(Procedure):
                 is always by an interchange with the source row, whatever replaces units in the search.
             control: Metric of another behaviour, on the same scale, which should not change: then selectivity is
                 measured.
+            searched: Numbers of the rows that are searched on, int64 `(rows,)`; the others are scored on. None for a
+                random share: choose them where rows have inputs in common, which would be on both sides.
 
         Raises:
             ConfigError: There is neither a metric nor labels.
@@ -145,7 +148,10 @@ class MediationAnalysis(Procedure):
         for some in kinds.values():
             if labels is not None:  # pairs that cannot be exchanged are refused before the search
                 Interchange().bind(call, some, base, source, batch=self.config.batch)
-        seen, unseen = self.halves(call, kinds.values(), base)
+        if searched is None:
+            seen, unseen = self.halves(call, kinds.values(), base)
+        else:
+            seen, unseen = _sides(searched, rows_of(base))
         found = []
         for kind, some in kinds.items():
             study = self._study(call, some, base, source, wanted)
@@ -155,10 +161,8 @@ class MediationAnalysis(Procedure):
                 None if control is None else self._study(call, some, base, source, control).part(unseen),
                 None if labels is None else labels[unseen],
             )
-            searched = study.part(seen)
-            found += [
-                judge.result(kind, search, _chosen(self.config, searched, search)) for search in self.config.searches
-            ]
+            part = study.part(seen)
+            found += [judge.result(kind, search, _chosen(self.config, part, search)) for search in self.config.searches]
         return found
 
     def halves(self, model: Runnable, units: Units | Iterable[Units], base: Inputs) -> tuple[Tensor, Tensor]:
@@ -211,6 +215,24 @@ class MediationAnalysis(Procedure):
         }
         replacement = kinds[self.config.replacement]
         return Study(call, units, base, source, metric, replacement=replacement, batch=self.config.batch)
+
+
+def _sides(searched: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+    """Return the rows that are searched on and the others.
+
+    Raises:
+        ShapeError: They are not some of the rows, or there is none on one side.
+    """
+    seen = searched.cpu().unique()
+    whole = searched.ndim == 1 and not searched.is_floating_point() and searched.dtype != torch.bool
+    if not whole or not 0 < len(seen) < rows or not 0 <= int(seen[0]) <= int(seen[-1]) < rows:
+        raise ShapeError(
+            f"searched is {str(searched.dtype).removeprefix('torch.')}{list(searched.shape)} for {rows} rows.",
+            hint="Give numbers of rows, int64 (rows,), and leave some rows to be scored on.",
+        )
+    among = torch.ones(rows, dtype=torch.bool)
+    among[seen] = False
+    return seen, among.nonzero().squeeze(1)
 
 
 @dataclass(frozen=True)

@@ -172,7 +172,8 @@ class _Window:
                 raise NonFiniteMetric(
                     f"The metric {key!r} became {host[bad]} at step {self._steps[key][bad] + 1}. "
                     f"Last good checkpoint: {good}.",
-                    hint="Lower the learning rate, or look at the rows before this step in metrics.jsonl.",
+                    hint="Lower the learning rate, or look at the rows before this step"
+                    + (" in metrics.jsonl." if folder else " of the data, and at their scale."),
                 )
 
     def take_means(self) -> dict[str, float]:
