@@ -16,6 +16,7 @@ from latent.core.config import to_mapping
 from latent.core.errors import ConfigError, DeviceError, FormatError, Interrupted
 from latent.core.files import locked
 from latent.core.language import Backbone
+from latent.core.run.memory import is_out_of_memory
 from latent.core.run.progress import Progress, SilentProgress
 from latent.core.run.seed import generator
 from latent.core.run.stop import StopRequest
@@ -23,8 +24,6 @@ from latent.reason.reasoner import Reasoner
 from latent.reason.trace import Budget, Trace
 
 __all__ = ["Answering", "answer_all"]
-
-_NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +93,7 @@ def answer_all(
                     ],
                 )
             except (RuntimeError, MemoryError) as error:
-                if not _is_out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
                 if len(rows) == 1:
                     raise DeviceError(
@@ -195,12 +194,6 @@ def _keep_states(folder: Path | None, rows: Sequence[int], traces: Sequence[Trac
             half_written = folder / f".{row}.tmp"
             save_file({"states": trace.states.cpu().contiguous()}, half_written)
             half_written.replace(folder / f"{row}.safetensors")
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(
-        words in str(error).lower() for words in _NO_MEMORY
-    )
 
 
 def _rate(tokens: int, began: float) -> str:
