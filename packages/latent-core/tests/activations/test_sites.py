@@ -118,6 +118,15 @@ def test_the_engine_does_not_import_transformers():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+def test_a_list_with_empty_places_is_no_stack_of_layers():
+    """U-Nets of diffusers without attention have `ModuleList([None])`."""
+    model = nn.ModuleDict({"attentions": nn.ModuleList([None]), "linear": nn.Linear(2, 2)})
+    model.forward = lambda x: model["linear"](x)
+    with capture(model, "linear") as acts:
+        model(torch.ones(3, 2))
+    assert acts["linear"].shape == (3, 2)
+
+
 def test_sites_follow_a_tree_that_changes(llama):
     assert len(resolve(llama, "layers.*.resid_post")) == 3
     del llama.model.layers[0]

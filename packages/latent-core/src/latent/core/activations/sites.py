@@ -333,7 +333,11 @@ def _one_of(layer: str, found: list[str], what: str) -> str:
 def _is_stack(module: nn.Module) -> bool:
     if not isinstance(module, nn.ModuleList) or len(module) == 0:
         return False
-    return all(any(_names_attention(key) and [*c.children()] for key, c in b.named_children()) for b in module)
+    blocks: list[nn.Module | None] = [*module]  # diffusers leaves places of a list empty
+    return all(
+        block is not None and any(_names_attention(key) and [*c.children()] for key, c in block.named_children())
+        for block in blocks
+    )
 
 
 def _names_attention(key: str) -> bool:

@@ -1,7 +1,9 @@
 """Checks that look at a fresh interpreter: import without side effects, a light plugin module, no network."""
 
+import importlib.metadata
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -28,6 +30,7 @@ def run_probe(subject: Subject) -> dict[str, Any]:
         "method": subject.method,
         "plugin": subject.plugin.value.partition(":")[0].strip(),
         "modules": modules,
+        "libraries": _libraries(subject.plugin.distribution),
         "steps": STEPS,
         "use": subject.specimen is not None,
     }
@@ -47,6 +50,24 @@ def run_probe(subject: Subject) -> dict[str, Any]:
                 "Import them in a new Python.",
             )
         return cast(dict[str, Any], json.loads(answer.read_text(encoding="utf-8")))
+
+
+def _libraries(distribution: str) -> list[str]:
+    """Return those of `probe.OPTIONAL` that a distribution needs and that are here."""
+    try:
+        needs = importlib.metadata.requires(distribution) or []
+    except importlib.metadata.PackageNotFoundError:
+        return []
+    named = {re.split(r"[^\w-]", need)[0].lower().replace("_", "-") for need in needs}
+    here = {name for name in named.intersection(probe.OPTIONAL) if _is_here(name)}
+    return sorted(here)
+
+
+def _is_here(distribution: str) -> bool:
+    try:
+        return bool(importlib.metadata.version(distribution))
+    except importlib.metadata.PackageNotFoundError:
+        return False
 
 
 @conforms("light-plugin", "The plugin's module imports no heavy library: every `latent` command imports it.")

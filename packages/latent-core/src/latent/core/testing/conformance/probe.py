@@ -6,7 +6,6 @@ nothing but the standard library before it has looked at the plugin's module.
 
 import gc
 import importlib
-import importlib.util
 import json
 import locale
 import logging
@@ -34,8 +33,15 @@ COMMON = (
     "latent.core.report.figures", "latent.core.testing.conformance",
 )  # fmt: skip
 
-#: What estimators stand on, imported as well where it is installed: scikit-learn adds filters for its own warnings.
-OPTIONAL = ("sklearn.base", "sklearn.exceptions", "sklearn.utils.validation")
+#: What methods of a distribution that needs these may stand on: scikit-learn and what diffusers imports add filters for
+#: their own warnings, and diffusers' client of the web looks whether there is IPv6.
+OPTIONAL = {
+    "scikit-learn": ("sklearn.base", "sklearn.exceptions", "sklearn.utils.validation"),
+    "diffusers": (
+        "diffusers.models.unets.unet_2d", "diffusers.schedulers.scheduling_ddim",
+        "diffusers.schedulers.scheduling_ddim_inverse",
+    ),
+}  # fmt: skip
 
 _EVENTS = ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto", "socket.bind")
 
@@ -136,8 +142,11 @@ def main(order: dict[str, Any]) -> dict[str, Any]:
     # What a heavy library leaves behind is not told apart from what the plugin does: one defect, one failed check.
     answer: dict[str, Any] = {"plugin": [] if heavy else changes(before, look(STANDARD)), "heavy": heavy}
 
-    for name in COMMON + (OPTIONAL if importlib.util.find_spec("sklearn") else ()):
+    opened = len(sockets)
+    optional = [name for library in order["libraries"] for name in OPTIONAL[library]]
+    for name in (*COMMON, *optional):
         importlib.import_module(name)
+    del sockets[opened:]
     importlib.import_module("matplotlib")
     places = STANDARD | NUMERIC
     before = look(places)
