@@ -37,11 +37,11 @@ REFERENCE = {
     "contract": ("latent.core.contract", "latent.core.capabilities", "latent.core.config", "latent.core.typing"),
     "running": (
         "latent.core.run.experiment", "latent.core.run.context", "latent.core.run.runner", "latent.core.run.seed",
-        "latent.core.run.specimen", "latent.core.run.distributed",
+        "latent.core.run.specimen", "latent.core.run.memory", "latent.core.run.distributed",
     ),
     "reports": (
         "latent.core.report.claims", "latent.core.report.report", "latent.core.report.figures",
-        "latent.core.report.graphs", "latent.core.report.measures",
+        "latent.core.report.graphs", "latent.core.report.images", "latent.core.report.measures",
     ),
     "metrics": (
         "latent.core.metrics.probe", "latent.core.metrics.rank", "latent.core.metrics.similarity",
@@ -91,6 +91,15 @@ REFERENCE = {
         "latent.causal.mediation.metrics", "latent.causal.mediation.alignment", "latent.causal.mediation.rotations",
         "latent.causal.mediation.result", "latent.causal.data.equality", "latent.causal.data.sorting",
         "latent.causal.data.ravel",
+    ),
+    "generation": (
+        "latent.gen.methods.causal_diffae", "latent.gen.scm", "latent.gen.graph", "latent.gen.unet",
+        "latent.gen.sampling", "latent.gen.metrics", "latent.gen.regressors", "latent.gen.pictures",
+        "latent.gen.editing", "latent.gen.worlds.world", "latent.gen.worlds.pendulum", "latent.gen.worlds.flow",
+        "latent.gen.worlds.morphomnist", "latent.gen.worlds.circles", "latent.gen.backbones",
+        "latent.gen.methods.concept_space", "latent.gen.concept_trace", "latent.gen.elicitation",
+        "latent.gen.text_to_image", "latent.gen.methods.gan_multidir", "latent.gen.latent_probes",
+        "latent.gen.generator", "latent.gen.small_gan", "latent.gen.straight", "latent.gen.shifts",
     ),
     "plugins": ("latent.core.plugins.specs", "latent.core.registry", "latent.core.errors"),
 }  # fmt: skip

@@ -24,7 +24,7 @@ def test_the_namespace_has_no_file():
     [
         name
         for name in PORTIONS
-        if name in ("latent-core", "latent-rl", "latent-reason", "latent-steer", "latent-causal")
+        if name in ("latent-core", "latent-rl", "latent-reason", "latent-steer", "latent-causal", "latent-gen")
     ],
 )
 def test_every_portion_registers_its_plugin(distribution):

@@ -1,0 +1,1 @@
+"""Experiments: data, baselines, controls and claims of each method."""

@@ -1,0 +1,203 @@
+"""What edits along gradient fields change, wanted and not, beside fixed directions and broken fields.
+
+Two generators: one whose attributes are exact functions of its latent state, in which the effect of every coordinate
+depends on the others (and, as a check against leaks, one in which it does not); and a small GAN of real digits whose
+thickness and intensity go together, measured by a judge that neither probes nor generator have seen.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from latent.core.config import setting
+from latent.core.errors import ConfigError
+from latent.core.report.claims import judge
+from latent.core.report.figures import Curve, Figure, lines
+from latent.core.report.images import image_grid
+from latent.core.report.measures import mean_of, measures_table
+from latent.core.report.report import Report
+from latent.core.run.context import ArmContext
+from latent.core.run.experiment import ArmResult
+from latent.gen.experiments.gan_multidir_arms import Probing, Walking, of_digits, of_exact
+from latent.gen.experiments.gan_multidir_claims import ARMS, CLAIMS, MEASURES
+from latent.gen.experiments.gan_multidir_worlds import DigitsSettings, Entangled, EntangledSettings, digits
+from latent.gen.pictures import to_unit
+from latent.gen.small_gan import SmallGANTraining
+
+if TYPE_CHECKING:
+    from latent.core.run.runner import Results, RunContext
+
+__all__ = ["ARMS", "CLAIMS", "MEASURES", "PRESETS", "Experiment", "experiment", "run_arm"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """Settings of the experiment."""
+
+    exact: EntangledSettings = setting(EntangledSettings(), "The exact generator.")
+    digits: DigitsSettings = setting(DigitsSettings(), "The generator of digits.")
+    probing: Probing = setting(Probing(), "Probes of the exact generator.")
+    digits_probing: Probing = setting(Probing(quantile=0.25, steps=3000), "Probes of digits.")
+    walking: Walking = setting(Walking(), "Edits of the exact generator.")
+    digits_walking: Walking = setting(Walking(steps=32, length=16.0, channels=5), "Edits of digits.")
+    strength: float = setting(1.0, "Change of thickness, in deviations, at which methods are compared.")
+    success: float = setting(0.5, "Share of rows that are the wanted digit at which methods are compared.")
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be measured."""
+        if self.digits.gan.size != self.digits.size:
+            raise ConfigError(
+                f"digits.gan.size={self.digits.gan.size} is not digits.size={self.digits.size}.", hint="Set both."
+            )
+
+
+PRESETS: Mapping[str, Experiment] = {
+    "smoke": Experiment(
+        exact=EntangledSettings(latents=4000, rows=60),
+        digits=DigitsSettings(training=SmallGANTraining(steps=300), judge_steps=250, latents=3000, rows=16),
+        probing=Probing(steps=60),
+        digits_probing=Probing(quantile=0.25, steps=60),
+        digits_walking=Walking(steps=8, length=16.0, channels=5),
+    ),
+    "cpu": Experiment(),
+    "gpu": Experiment(
+        digits=DigitsSettings(
+            training=SmallGANTraining(steps=20_000, rows=128), judge_steps=5000, latents=50_000, rows=1000
+        ),
+    ),
+    "paper": Experiment(
+        probing=Probing(hidden=16, rows=32, learning_rate=1e-3),
+        digits_probing=Probing(hidden=16, rows=32, learning_rate=1e-3),
+        digits=DigitsSettings(truncation=0.4),
+    ),
+}
+_KEPT = ("target", "off", "ratio", "relative")  # of the exact measures, what the monotone generator is asked for too
+
+
+def run_arm(arm: str, config: Experiment, context: ArmContext) -> ArmResult:
+    """Edit with one method, in each of the generators."""
+    measures: dict[str, float] = {}
+    correlated = arm.endswith("-correlated")
+    for name in () if correlated else ("exact", "monotone"):
+        world = Entangled(config.exact, seed=context.seed, monotone=name == "monotone")
+        found = of_exact(arm, name, world, config.probing, config.walking, context)
+        if "rotation_gap" in found and name == "exact":
+            measures["rotation_gap"] = found.pop("rotation_gap")
+        measures |= {f"{name}_{key}": value for key, value in found.items() if name == "exact" or key in _KEPT}
+        context.report_progress(f"the {name} generator", 1, 1)
+    if not config.digits.used:
+        return ArmResult(measures)
+    made = digits(config.digits, context, correlated=correlated)
+    counts = (config.digits.latents, config.digits.rows)
+    method, of_them, arrays = of_digits(
+        arm, made, counts, config.digits_probing, config.digits_walking, config.strength, config.success, context
+    )
+    context.save(method.probes)
+    return ArmResult({**measures, **of_them}, arrays)
+
+
+# Report ---------------------------------------------------------------------------------------------------------------
+
+
+def experiment(config: Experiment, context: "RunContext") -> Report:
+    """Run the arms and report what each changes."""
+    results = context.run_arms(config)
+    looked = config.digits.used
+    if looked and "mask" in results:
+        context.adopt_model(results, "mask")
+    verdicts = [
+        judge(claim, results)
+        for claim in CLAIMS
+        if set(claim.arms) <= set(results) and (looked or claim.check.measure.startswith(("exact", "monotone", "rot")))
+    ]
+    keys = ("exact_target", "exact_off", *(("thickness_off", "classes_success") if looked else ()))
+    return context.report(
+        title="GradCtrl: edits along the gradient of probes, and what they leave alone",
+        config=config,
+        summary="" if len(context.seeds) > 2 else _headline(results),
+        verdicts=verdicts,
+        numbers={
+            f"{arm} {key}": mean_of(seeds, key) for arm, seeds in results.items() for key in keys if key in seeds[0]
+        },
+        tables=[measures_table(results, MEASURES)],
+        figures=_figures(results, config) if looked else [],
+        notes=_notes(config, context),
+    )
+
+
+def _headline(results: "Results") -> str:
+    parts = [
+        f"{arm}: {mean_of(seeds, 'exact_target'):.2f} of the target for {mean_of(seeds, 'exact_off'):.2f} of others"
+        for arm, seeds in results.items()
+        if "exact_target" in seeds[0]
+    ]
+    return f"In the exact generator, in deviations: {'; '.join(parts)}."
+
+
+_DRAWN = ("mask", "project", "gradient", "linear", "linear-projected", "pca", "random-mask")  # seven colours
+
+
+def _figures(results: "Results", config: Experiment) -> list[Figure]:
+    """Draw what others change while the target does, and pictures of walks at the first seed."""
+    arms = [arm for arm in _DRAWN if arm in results]
+    return [
+        lines(
+            "off-target", {arm: _curve(results, arm, "curve") for arm in arms},
+            x_label="change of thickness, deviations", y_label="mean change of intensity and digit",
+            caption="What else changes while digits get thicker or thinner; mean over seeds. Lower is better.",
+        ),
+        lines(
+            "classes", {arm: _curve(results, arm, "classes_curve") for arm in arms},
+            x_label="share of rows that are the wanted digit", y_label="change of thickness and intensity, deviations",
+            caption="What else changes while rows become another digit, mean over ten digits and over seeds.",
+        ),
+        _thickness_figure(results, arms, config),
+        *(_classes_figure(results, arm, config) for arm in ("mask", "gradient") if arm in results),
+    ]  # fmt: skip
+
+
+def _curve(results: "Results", arm: str, name: str) -> Curve:
+    seeds = [results.arrays(arm, index)[name] for index in range(len(results[arm]))]
+    x, y = sum(seeds[1:], seeds[0]) / len(seeds)
+    return Curve(steps=x.tolist(), values=y.tolist())
+
+
+def _titles(config: Experiment, shown: int) -> list[str]:
+    """Return how far a walk is at each shown picture, in deviations of a latent coordinate."""
+    return [f"{config.digits_walking.length * index / (shown - 1):.3g}" for index in range(shown)]
+
+
+def _thickness_figure(results: "Results", arms: list[str], config: Experiment) -> Figure:
+    """Draw walks to thicker and to thinner digits, a row for each method and sign."""
+    pairs = [(arm, row) for arm in arms for row in (0, 1)]
+    pictures = torch.stack([results.arrays(arm)["thickness"][row] for arm, row in pairs])
+    return image_grid(
+        "thickness", to_unit(pictures), rows=[f"{arm}\n{'thinner' if row else 'thicker'}" for arm, row in pairs],
+        columns=_titles(config, pictures.shape[1]),
+        caption="Walks of equal length from the same two digits, one made thicker and one thinner, by each method.",
+        alt="A grid of digits, two rows for each method; strokes grow or shrink from left to right.",
+    )  # fmt: skip
+
+
+def _classes_figure(results: "Results", arm: str, config: Experiment) -> Figure:
+    """Draw walks of one latent state to each of the ten digits."""
+    pictures = results.arrays(arm)["classes"]
+    return image_grid(
+        f"classes-{arm}", to_unit(pictures), rows=[f"to {digit}" for digit in range(len(pictures))],
+        columns=_titles(config, pictures.shape[1]),
+        caption=f"Ten directions from one digit ({arm}): each row walks to another one.",
+        alt="A grid of digits, a row for each class; the same digit at the left becomes 0 to 9 at the right.",
+    )  # fmt: skip
+
+
+def _notes(config: Experiment, context: "RunContext") -> list[str]:
+    notes = [
+        "Directions and probes are found from the same latent states; the exact generator is measured by its own "
+        "attributes, and digits by a judge that was trained with other real digits than the one that scored latents.",
+        f"Seeds {', '.join(map(str, context.seeds))}.",
+    ]
+    if config.digits.used and config.digits.backbone:
+        notes.append(f"Digits are made by the VAE {config.digits.backbone}, from latent states of real digits.")
+    return [*notes, *context.reservations]

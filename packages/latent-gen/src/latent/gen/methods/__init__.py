@@ -1,0 +1,1 @@
+"""Methods: each module is one algorithm and nothing else."""

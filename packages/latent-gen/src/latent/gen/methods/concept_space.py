@@ -1,0 +1,337 @@
+"""Concept space (arXiv:2406.19370): a conditional generator that is watched while it learns to combine concepts.
+
+A diffusion model is told the values of a picture's concepts. Where some combinations are left out of training, its
+pictures of these show in which order concepts are learned, and whether it can do more than it does when it is asked.
+
+    L = E[(target(x_0, eps, t) - f_theta(x_t, t, c))^2],   x_t = alpha_t x_0 + sigma_t eps
+
+Trajectories are in `latent.gen.concept_trace`, ways of asking in `latent.gen.elicitation`.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from latent.core.capabilities import Samples
+from latent.core.config import setting
+from latent.core.contract import Batch, Learner, Model, Source
+from latent.core.errors import ConfigError, ShapeError
+from latent.core.nn import FusedAdam
+from latent.core.run.seed import generator as stream
+from latent.core.typing import Float, Tensor, checked
+from latent.gen.backbones import load_backbone
+from latent.gen.sampling import Sampler, guided
+from latent.gen.unet import ConditionalUNet, small_unet, unet_from_json
+
+__all__ = ["ConceptConfig", "ConceptGenerator", "ConceptLearner", "ConceptPictures"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConceptConfig:
+    """What a generator is built from."""
+
+    channels: int = setting(3, "Channels of a picture.", paper="3")
+    size: int = setting(16, "Pixels of a side.", paper="32")
+    patch: int = setting(2, "Pixels of a side of the squares that become channels; 1 for none.", paper="1")
+    condition: int = setting(5, "Numbers that say what a picture shows.", paper="11")
+    hidden: int = setting(64, "Hidden units of their embedding.", paper="an MLP in every block")
+    widths: tuple[int, ...] = setting((16, 32), "Channels of the U-Net.", paper="64, 128, 256")
+    layers: int = setting(1, "Residual blocks of a level.", paper="2")
+    attention: tuple[int, ...] = setting((), "Levels of the U-Net with attention, from 0.", paper="at the bottleneck")
+    unet: str = setting("", "Config of a diffusers U-Net as JSON, in place of the three settings before.")
+    scheduler: str = setting("", "Config of a diffusers scheduler as JSON, in place of the three settings after.")
+    noise_levels: int = setting(1000, "Noise levels of the diffusion.", paper="continuous")
+    schedule: Literal["linear", "squaredcos_cap_v2"] = setting("linear", "Schedule of the noise.", paper="learned")
+    prediction: Literal["v_prediction", "epsilon", "sample"] = setting(
+        "v_prediction", "What the U-Net predicts.", paper="epsilon, weighted by a variational bound"
+    )
+    steps: int = setting(10, "Steps of DDIM; a divisor of noise_levels.", paper="50, ancestral")
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be built."""
+        if min(self.channels, self.size, self.patch, self.condition) < 1 or self.hidden < 0:
+            raise ConfigError("channels, size, patch and condition are at least 1, and hidden at least 0.")
+        if self.size % self.patch:
+            raise ConfigError(
+                f"Pictures of {self.size} pixels are not made of squares of {self.patch}.", hint="Use patch=1."
+            )
+        Sampler(self.noise, self.steps)
+
+    @property
+    def noise(self) -> Mapping[str, Any]:
+        """The noise levels as diffusers' schedulers want them.
+
+        Raises:
+            ConfigError: `scheduler` is no JSON object.
+        """
+        if not self.scheduler:
+            return {
+                "num_train_timesteps": self.noise_levels,
+                "beta_schedule": self.schedule,
+                "prediction_type": self.prediction,
+            }
+        try:
+            found = json.loads(self.scheduler)
+        except ValueError as error:
+            raise ConfigError(f"scheduler is no JSON: {error}", hint="Copy scheduler_config.json.") from None
+        if not isinstance(found, dict):
+            raise ConfigError("scheduler is no JSON object.", hint="Copy scheduler_config.json.")
+        return found
+
+
+class ConceptGenerator(Model, Samples):
+    """Draws pictures of what it is told. Pictures are in [-1, 1]; a condition of zeros says nothing.
+
+    Attributes:
+        denoiser: U-Net of diffusers with the embedding of conditions. Its activations are read and edited at `embed`
+            (the embedding, one vector a row) and at paths such as `unet.mid_block` (with `axis=1`).
+        sampler: Noise levels and DDIM.
+    """
+
+    Config: ClassVar[type] = ConceptConfig
+    config: ConceptConfig
+
+    def __init__(self, config: ConceptConfig) -> None:
+        super().__init__(config)
+        unet = unet_from_json(config.unet) if config.unet else small_unet(
+            channels=config.channels * config.patch**2, size=config.size // config.patch, widths=config.widths,
+            layers=config.layers, attention=config.attention,
+        )  # fmt: skip
+        self.denoiser: ConditionalUNet = ConditionalUNet(unet, config.condition, hidden=config.hidden)
+        self.sampler = Sampler(config.noise, config.steps)
+
+    @classmethod
+    def from_backbone(
+        cls,
+        place: str | Path,
+        *,
+        condition: int,
+        hidden: int = 64,
+        steps: int = 50,
+        device: torch.device | str = "cpu",
+        revision: str = "",
+    ) -> "ConceptGenerator":
+        """Return a generator that begins as a checkpoint of diffusers, which may be one without conditions.
+
+        Args:
+            place: Folder or Hub id of a `UNet2DModel`, or of a pipeline around one.
+            condition: Numbers that will say what a picture shows; they have no effect before training.
+            hidden: Hidden units of their embedding.
+            steps: Steps of DDIM; a divisor of the checkpoint's noise levels.
+            device: Where to put it.
+            revision: Commit, tag or branch on the Hub.
+
+        Raises:
+            ConfigError: The place is no folder and no Hub id, the U-Net's pictures are no squares of a known size or
+                it changes their channels, or the steps do not divide its noise levels.
+            FormatError: See `latent.gen.backbones.load_backbone`.
+            HubError: As there.
+        """
+        found = load_backbone(place, device=device, revision=revision)
+        unet: Any = found.unet  # its own annotations do not say what a model has
+        given: Mapping[str, Any] = unet.config
+        size = given["sample_size"]
+        size = size[0] if isinstance(size, list | tuple) and len(set(size)) == 1 else size
+        if not isinstance(size, int) or given["in_channels"] != given["out_channels"]:
+            raise ConfigError(
+                f"The U-Net of {place} makes pictures of size {size} with {given['out_channels']} channels out of "
+                f"{given['in_channels']}.",
+                hint="Take one with square pictures and as many channels on both sides.",
+            )
+        whole = json.dumps({key: value for key, value in given.items() if not key.startswith("_")})
+        model = cls(
+            ConceptConfig(
+                channels=given["in_channels"], size=size, patch=1, condition=condition, hidden=hidden, unet=whole,
+                scheduler=json.dumps(dict(found.scheduler)) if found.scheduler else "", prediction="epsilon",
+                steps=steps,
+            )
+        ).to(device)  # fmt: skip
+        model.denoiser.unet.load_state_dict(unet.state_dict())
+        return model.eval()
+
+    def start(
+        self, count: int, *, generator: torch.Generator | None = None
+    ) -> Float[Tensor, "batch channels height width"]:
+        """Return the noise of `count` pictures, on the model's device."""
+        config = self.config
+        side = config.size // config.patch
+        shape = (count, config.channels * config.patch**2, side, side)
+        device = next(self.parameters()).device
+        drawn_on = generator.device if generator is not None else device
+        return torch.randn(shape, generator=generator, device=drawn_on).to(device)
+
+    @torch.no_grad()
+    def decode(
+        self,
+        noise: Tensor,
+        condition: Tensor,
+        *,
+        guidance: float = 1.0,
+        seen: Callable[[int, int], None] = lambda _done, _total: None,
+    ) -> Float[Tensor, "batch channels height width"]:
+        """Return the pictures that noise becomes under conditions.
+
+        Args:
+            noise: As `start` gives it.
+            condition: One row for each picture, `[batch latent]`.
+            guidance: Strength of classifier-free guidance; 1 is plain. Needs a model that was trained with
+                conditions left out.
+            seen: Is told the number of steps that are done, and of all; it may raise to stop.
+
+        Raises:
+            ShapeError: The conditions are not those of the config, or not as many as noises.
+        """
+        if condition.shape != (len(noise), self.config.condition):
+            raise ShapeError(
+                f"condition is {list(condition.shape)}; expected [batch={len(noise)} latent={self.config.condition}].",
+                hint="Give one row of concept values for each picture.",
+            )
+        denoiser = guided(self.denoiser, condition, self.denoiser.null(condition), guidance)
+        return functional.pixel_shuffle(self.sampler.decode(denoiser, noise, seen=seen), self.config.patch)
+
+    def sample(
+        self, n: int, *, condition: Any = None, generator: torch.Generator | None = None, guidance: float = 1.0
+    ) -> Float[Tensor, "n channels height width"]:
+        """Return `n` pictures.
+
+        Args:
+            n: How many.
+            condition: What they show, `[latent]` for all or `[n latent]`; None says nothing.
+            generator: Source of the noise.
+            guidance: See `decode`.
+        """
+        noise = self.start(n, generator=generator)
+        told = torch.zeros(self.config.condition) if condition is None else condition
+        told = told.to(noise)
+        return self.decode(noise, told.expand(n, -1) if told.ndim == 1 else told, guidance=guidance)
+
+    def squares(self, images: Tensor) -> Tensor:
+        """Return pictures as the U-Net sees them: squares of `patch` pixels a side as channels."""
+        return functional.pixel_unshuffle(images, self.config.patch)
+
+    @checked
+    def loss(
+        self,
+        images: Float[Tensor, "batch channels height width"],
+        condition: Float[Tensor, "batch latent"],
+        noise: Tensor,
+        times: Tensor,
+    ) -> Float[Tensor, ""]:
+        """Return the mean squared error of the prediction.
+
+        Args:
+            images: Pictures in [-1, 1].
+            condition: What they show.
+            noise: As `start` gives it.
+            times: Noise level of each, int64 `[batch]`.
+        """
+        clean = self.squares(images)
+        predicted = self.denoiser(self.sampler.noisy(clean, noise, times), times, condition)
+        return functional.mse_loss(predicted.float(), self.sampler.target(clean, noise, times))
+
+
+# Training -------------------------------------------------------------------------------------------------------------
+
+
+class ConceptLearner(Learner):
+    """Adam on all weights.
+
+    Args:
+        model: What is trained.
+        learning_rate: Step size.
+        clip: Greatest norm of the gradient; 0 for any.
+        dropped: Share of pictures about which nothing is said, for guidance.
+        dtype: Dtype of matrix products.
+    """
+
+    METRICS: ClassVar[Mapping[str, str]] = {
+        "loss": "Mean squared error of what the U-Net predicts.",
+        "gradient": "Norm of the gradient, before it is clipped.",
+    }
+    model: ConceptGenerator
+
+    def __init__(
+        self,
+        model: ConceptGenerator,
+        *,
+        learning_rate: float = 2e-3,
+        clip: float = 0.0,
+        dropped: float = 0.0,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        if not 0 <= dropped < 1 or clip < 0:
+            raise ConfigError(f"dropped={dropped} is not in [0, 1), or clip={clip} is negative.")
+        self.model = model
+        self.clip, self.dropped, self._dtype = clip, dropped, dtype
+        self._weights = list(model.parameters())
+        self._optimiser = FusedAdam(self._weights, lr=learning_rate)
+
+    def step(self, batch: Batch, *, step: int) -> Mapping[str, Tensor]:
+        """Make one update with a batch of `images`, `condition`, `noise`, `times` and `chance`."""
+        told = batch["condition"] * (batch["chance"] >= self.dropped)[:, None]
+        half = self._dtype != torch.float32
+        with torch.autocast(told.device.type, self._dtype, enabled=half):
+            loss = self.model.loss(batch["images"], told, batch["noise"], batch["times"])
+        self._optimiser.zero_grad()
+        torch.autograd.backward(loss)
+        norm = nn.utils.clip_grad_norm_(self._weights, self.clip or torch.inf)
+        self._optimiser.step()
+        return {"loss": loss.detach(), "gradient": norm}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return weights and moments."""
+        return {"model": self.model.state_dict(), "optimiser": self._optimiser.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore `state_dict()`'s value."""
+        self.model.load_state_dict(state["model"])
+        self._optimiser.load_state_dict(state["optimiser"])
+
+
+@dataclass(frozen=True, eq=False)
+class ConceptPictures(Source):
+    """Batches of pictures with what they show, and the random numbers of an update.
+
+    Attributes:
+        images: In [-1, 1], float32 `[samples channels height width]`.
+        condition: What they show, float32 `[samples latent]`.
+        patch: The generator's `patch`.
+        rows: Rows of a batch.
+        noise_levels: Noise levels of the diffusion.
+    """
+
+    images: Tensor
+    condition: Tensor
+    patch: int = 1
+    rows: int = 64
+    noise_levels: int = 1000
+
+    def __post_init__(self) -> None:
+        """Refuse what does not belong together.
+
+        Raises:
+            ShapeError: There are not as many conditions as pictures, or there is none.
+        """
+        if not len(self.images) or len(self.images) != len(self.condition):
+            raise ShapeError(f"There are {len(self.images)} pictures and {len(self.condition)} conditions.")
+
+    def batch(self, step: int, *, seed: int, device: torch.device) -> Batch:
+        """Return the batch of `step`, on the device."""
+        random = stream(seed, "pictures", step)
+        index = torch.randint(len(self.images), (self.rows,), generator=random).to(self.images.device)
+        channels, height, width = self.images.shape[1:]
+        noise = (self.rows, channels * self.patch**2, height // self.patch, width // self.patch)
+        drawn = {
+            "noise": torch.randn(noise, generator=random),
+            "times": torch.randint(self.noise_levels, (self.rows,), generator=random),
+            "chance": torch.rand(self.rows, generator=random),
+            "images": self.images[index],
+            "condition": self.condition[index],
+        }
+        return {name: value.to(device) for name, value in drawn.items()}

@@ -1,0 +1,1 @@
+"""Worlds: pictures whose factors are known exactly, can be set, and can be measured."""

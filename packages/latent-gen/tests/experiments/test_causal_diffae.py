@@ -1,0 +1,126 @@
+"""The experiment of CausalDiffAE: what arms are given, and what is measured of an oracle that answers by the world."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from latent.core.run.context import ArmContext
+from latent.gen.experiments import causal_diffae
+from latent.gen.experiments.causal_diffae import ARMS, CLAIMS, MEASURES, PRESETS
+from latent.gen.experiments.counterfactual_worlds import answers, graph_of, load, nodes_of, reader
+from latent.gen.worlds.pendulum import Pendulum
+
+CONFIG = PRESETS["cpu"]
+TRAINING = replace(CONFIG.drawn, size=32, tested=40, pictures=100)
+GRAPH = Pendulum.graph
+
+
+@pytest.fixture
+def context(tmp_path):
+    made = ArmContext(tmp_path / "arm", tmp_path / "shared", "gen/causal-diffae", seed=3)
+    yield made
+    made.close()
+
+
+class Oracle:
+    """Answers with the pictures that the world itself draws."""
+
+    def __init__(self, data):
+        self.data, self.graph = data, data.graph
+        self.middle, self.spread = data.world.middle, data.world.spread
+
+    def restore(self, deviations, factor):
+        return float(self.middle[factor] + deviations * self.spread[factor])
+
+    def invert(self, x):
+        return torch.zeros_like(x)
+
+    def encode(self, x):
+        return self.data.factors[self._rows(x)]
+
+    def counterfactual(self, x, do):
+        return self.counterfactuals(x, [do])[:, 0]
+
+    def counterfactuals(self, x, sets, noise=None, guidance=1.0):
+        world, scene = self.data.world, self.data.scene.rows(self._rows(x))
+        return torch.stack([world.render(world.intervene(scene, do) if do else scene) for do in sets], dim=1)
+
+    def _rows(self, x):
+        """Which of the tested pictures is most like each; a light or a shadow that is set hides no pendulum."""
+        return torch.cdist(x.flatten(1), self.data.tested.flatten(1)).argmin(dim=1)
+
+
+def test_an_oracle_has_the_responses_of_the_truth(context):
+    data = load("pendulum", "pendulum", CONFIG, TRAINING, context)
+    read = reader("pendulum", CONFIG, TRAINING, context)
+    measures, arrays = answers(Oracle(data), data, read, CONFIG, context)
+    assert torch.equal(arrays["effects"], arrays["true_effects"])
+    assert torch.allclose(arrays["effects"].diagonal(), torch.ones(4), atol=0.1)
+    assert arrays["effects"][2, :2].abs().max() < 0.02  # a shadow's length moves neither pendulum nor light
+    assert measures["reconstruction"] == 0
+    assert measures["effectiveness"] < 0.1
+    assert measures["minimality"] < 0.02
+    assert measures["informativeness"] > 0.5
+    assert arrays["shown"].shape == (8, 10, 3, 32, 32)
+    assert arrays["truth"].shape == (8, 8, 3, 32, 32)
+    assert torch.equal(arrays["shown"][:, 2:], arrays["truth"])
+
+
+def test_an_oracle_casts_shadows_where_they_must_be(context):
+    data = load("pendulum", "pendulum", CONFIG, TRAINING, context)
+    found = causal_diffae._shadows(Oracle(data), data, CONFIG, context)
+    assert found["shadow_error"] < 0.15
+    assert found["shadow_unset"] > 1.5
+    assert found["bob_moved"] < 0.02
+    assert found["bob_set"] > 0.5
+
+
+def test_arms_are_told_their_graphs():
+    assert graph_of("no-graph", GRAPH).edges == ()
+    assert "shadow_length->light_angle" in graph_of("reversed", GRAPH).edges
+    for arm in ("scm", "shuffled", "few-labels", "correlated", "pendulum"):
+        assert graph_of(arm, GRAPH) == GRAPH
+
+
+def test_labels_of_other_pictures_and_few_labels(context):
+    plain, shuffled, few = (
+        load("pendulum", arm, CONFIG, TRAINING, context) for arm in ("scm", "shuffled", "few-labels")
+    )
+    assert torch.equal(plain.images, shuffled.images)
+    assert torch.equal(plain.labels, plain.truth)
+    assert not torch.equal(shuffled.labels, plain.labels)
+    assert torch.equal(shuffled.labels.sort(dim=0).values, plain.labels.sort(dim=0).values)
+    known = ~few.labels.isnan()
+    assert 0.02 < known.float().mean() < 0.25
+    assert torch.equal(known.all(dim=1), known.any(dim=1))
+    assert torch.equal(few.labels[known], plain.labels[known])
+
+
+def test_tested_pictures_are_not_trained_on(context):
+    data = load("pendulum", "scm", CONFIG, replace(TRAINING, pictures=10_000), context)
+    trained = {tuple(row) for row in data.truth.tolist()}
+    assert not trained & {tuple(row) for row in data.factors.tolist()}
+
+
+def test_responses_are_those_of_the_first_edge():
+    data = type("Data", (), {"world": Pendulum()})()
+    table = torch.arange(16.0).view(4, 4)
+    arrays = {f"{prefix}effects": table for prefix in ("", "guided_", "kept_", "kept_guided_", "true_")}
+    arrays["true_effects"] = table + 0.25
+    found = causal_diffae._responses(arrays, data)
+    assert found["cause"] == 0  # pendulum_angle on itself
+    assert found["passed"] == 2  # on shadow_length
+    assert found["leaked"] == 8
+    assert found["effect"] == 10
+    assert found["obeyed"] == 0
+    assert found["wrong_way"] == 8
+    assert found["passed_gap"] == pytest.approx(0.25)
+
+
+def test_every_claim_is_of_arms_and_measures_that_there_are():
+    for claim in CLAIMS:
+        assert set(claim.arms) <= set(ARMS)
+        for measure in (claim.check.measure, *(control.measure for control in claim.controls)):
+            assert measure in MEASURES
+    assert nodes_of("flow") == ("ball_radius", "water_height", "hole", "jet_reach")
