@@ -49,9 +49,11 @@ def test_every_picture_is_a_file_that_knows_what_was_set(run, tmp_path):
     assert done.exit_code == 0, done.output
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert len(names) == 1 + 2 * 4
-    assert {"grid.png", "0-original.png", "1-angle=0.5.png", "1-light=2_shadow=3.png"} <= names
-    known = parameters_of(tmp_path / "out" / "1-angle=0.5.png")
-    assert known["do"] == "angle=0.5"
+    assert {"grid.png", "0-0-original.png", "1-2-angle=0.5.png", "1-3-light=2_shadow=3.png"} <= names
+    known = parameters_of(tmp_path / "out" / "1-2-angle=0.5.png")
+    assert known["do"] == {"angle": 0.5}
+    assert known["command"].endswith(f"--count 2 --out {tmp_path / 'out'}")
+    assert "--do angle=0.5 --do light=+1sd,shadow=3" in known["command"]
     assert known["picture"] == 1
     assert known["edges"] == ["angle->shadow", "light->shadow"]
     assert known["noise"] == "inverted"
@@ -63,17 +65,23 @@ def test_the_files_hold_what_the_model_answers(run, model, tmp_path):
     images = editing.examples(run / editing.EXAMPLES, 3)
     with torch.no_grad():
         wanted = model.counterfactuals(images, [{"angle": 0.5}], guidance=2.0)[:, 0]
-    stored = editing.read_pictures(model, [tmp_path / f"{row}-angle=0.5.png" for row in range(3)])
+    stored = editing.read_pictures(model, [tmp_path / f"{row}-2-angle=0.5.png" for row in range(3)])
     assert (stored - wanted.clamp(-1, 1)).abs().max() < 0.02
 
 
 def test_a_sweep_is_an_animation_there_and_back(run, tmp_path):
-    done = call(run, "--sweep", "angle=-1sd:+1sd:5", "--count", 2, "--out", tmp_path)
+    done = call(run, "--do", "light=1", "--sweep", "angle=-1sd:+1sd:5", "--count", 2, "--out", tmp_path)
     assert done.exit_code == 0, done.output
     with Image.open(tmp_path / "animation.png") as opened:
-        assert opened.n_frames == 8
-    assert (tmp_path / "1-angle=-0.4.png").exists()
-    assert (tmp_path / "1-angle=0.2.png").exists()
+        assert opened.n_frames == 8  # of the sweep alone
+    assert (tmp_path / "1-3-angle=-0.4.png").exists()
+    assert (tmp_path / "1-6-angle=0.2.png").exists()
+
+
+def test_values_that_differ_by_little_are_files_of_their_own(run, tmp_path):
+    call(run, "--sweep", "shadow=5.001:5.004:4", "--do", "angle=1", "--count", 1, "--out", tmp_path)
+    assert len(list(tmp_path.glob("0-*.png"))) == 2 + 1 + 4
+    assert parameters_of(tmp_path / "0-4-shadow=5.png")["do"] == {"shadow": pytest.approx(5.002)}
 
 
 def test_pictures_of_ones_own_are_scaled_to_the_model(run, model, tmp_path):
@@ -86,7 +94,7 @@ def test_pictures_of_ones_own_are_scaled_to_the_model(run, model, tmp_path):
     assert (read[..., 5:] == 1).all()
     done = call(run, "--do", "angle=0", "--image", path, "--out", tmp_path / "out")
     assert done.exit_code == 0, done.output
-    assert (tmp_path / "out" / "0-angle=0.png").exists()
+    assert (tmp_path / "out" / "0-2-angle=0.png").exists()
 
 
 def test_random_noise_depends_on_the_seed_and_nothing_else(model, run):
@@ -125,8 +133,9 @@ def test_values_are_numbers_or_deviations(model):
     assert editing.read_value(model, "light", "1.25") == 1.25
     assert editing.read_value(model, "light", "+2sd") == 2.5
     assert editing.read_value(model, "light", "-1 SD") == 1.0
-    with pytest.raises(ConfigError, match="light='bright'"):
-        editing.read_value(model, "light", "bright")
+    for text in ("bright", "nan", "inf", "1.2.3sd"):
+        with pytest.raises(ConfigError, match=f"light={text!r} is no value"):
+            editing.read_value(model, "light", text)
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,9 @@ from latent.gen.sampling import Sampler, guided
 KINDS = ("epsilon", "v_prediction", "sample")
 
 
-def exact(sampler, middle=0.3, spread=0.2):
+def exact(sampler, middle=0.3, spread=0.2, levels=None):
     """The best denoiser of pictures whose pixels are normal: what a network would learn."""
-    levels = DDPMScheduler(beta_schedule="squaredcos_cap_v2").alphas_cumprod
+    levels = DDPMScheduler(beta_schedule="squaredcos_cap_v2").alphas_cumprod if levels is None else levels
 
     def denoise(noisy, times):
         level = levels[times].view(-1, 1, 1, 1)
@@ -48,6 +48,26 @@ def test_a_picture_comes_back_and_the_error_falls_with_the_steps(kind):
         errors.append(float((sampler.decode(exact(sampler), noise) - images).abs().mean()))
     assert errors[1] < 0.35 * errors[0]
     assert errors[1] < 0.03
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_picture_comes_back_in_few_steps_on_a_linear_schedule_too(kind):
+    scheduler = DDPMScheduler(prediction_type=kind)
+    images = 0.3 + 0.2 * torch.randn(64, 1, 4, 4, generator=generator(1))
+    sampler = Sampler(scheduler, 20)
+    denoise = exact(sampler, levels=scheduler.alphas_cumprod)
+    noise = sampler.invert(denoise, images)
+    assert float(noise.std()) == pytest.approx(0.9, abs=0.2)
+    assert float((sampler.decode(denoise, noise) - images).square().mean().sqrt()) < 0.15
+
+
+def test_schedulers_without_such_noise_levels_are_refused():
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    with pytest.raises(ConfigError, match="FlowMatchEulerDiscreteScheduler has no noise levels"):
+        Sampler(FlowMatchEulerDiscreteScheduler(), 10)
+    with pytest.raises(ConfigError, match="Such as 1"):
+        Sampler({"num_train_timesteps": 1}, 2)
 
 
 def test_inverted_noise_is_nearly_normal():

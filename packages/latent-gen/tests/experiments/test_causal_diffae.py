@@ -73,7 +73,10 @@ def test_an_oracle_casts_shadows_where_they_must_be(context):
     assert found["shadow_error"] < 0.15
     assert found["shadow_unset"] > 1.5
     assert found["bob_moved"] < 0.02
+    assert found["bob_moved_by_shadow"] < 0.02
     assert found["bob_set"] > 0.5
+    assert found["shadow_unseen"] == 0
+    assert found["shadow_obeys"] == pytest.approx(1.0, abs=0.05)
 
 
 def test_arms_are_told_their_graphs():
@@ -106,7 +109,7 @@ def test_tested_pictures_are_not_trained_on(context):
 def test_responses_are_those_of_the_first_edge():
     data = type("Data", (), {"world": Pendulum()})()
     table = torch.arange(16.0).view(4, 4)
-    arrays = {f"{prefix}effects": table for prefix in ("", "guided_", "kept_", "kept_guided_", "true_")}
+    arrays = {f"{prefix}effects": table for prefix in causal_diffae._SETTINGS}
     arrays["true_effects"] = table + 0.25
     found = causal_diffae._responses(arrays, data)
     assert found["cause"] == 0  # pendulum_angle on itself

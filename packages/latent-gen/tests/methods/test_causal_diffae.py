@@ -15,6 +15,7 @@ from latent.gen.methods.causal_diffae import (
     label_divergence,
     noise_divergence,
 )
+from latent.gen.unet import small_unet
 
 SMALL = CausalDiffAEConfig(
     factors=("thickness", "intensity"),
@@ -257,6 +258,15 @@ def test_a_unet_of_diffusers_by_its_config_and_a_scheduler_by_its_own():
 def test_what_cannot_be_built_is_refused(change, text):
     with pytest.raises((ConfigError, UnknownName), match=text):
         CausalDiffAE(CausalDiffAEConfig(**change))
+
+
+def test_a_unet_for_other_pictures_is_refused():
+    colours = small_unet(channels=3, size=8, widths=(8, 16))
+    with pytest.raises(ConfigError, match=r"from 3 to 3 channels.*have 1 channels"):
+        CausalDiffAE(CausalDiffAEConfig(size=8, encoder_widths=(8,), unet=colours.to_json_string()))
+    deep = small_unet(channels=1, size=16, widths=(8, 8, 8))
+    with pytest.raises(ConfigError, match=r"1/4.*sides of 14"):
+        CausalDiffAE(CausalDiffAEConfig(size=14, encoder_widths=(8,), unet=deep.to_json_string()))
 
 
 def test_wrong_pictures_and_factors_name_what_was_given(model, x):

@@ -58,6 +58,16 @@ def test_factors_are_read_again_from_pictures_of_a_pendulum(pendulum):
     assert (error.mean(0) < torch.tensor([0.01, 0.001, 0.06, 0.03])).all()
 
 
+@pytest.mark.parametrize("size", [16, 20, 24, 28, 40, 96])
+def test_shadows_are_as_long_as_they_are_at_every_size(size):
+    world = Pendulum(size=size)
+    scene = world.draw(100, generator=generator(1))
+    shown = world.measure(world.render(scene).clamp(max=0.9))  # a slightly grey background
+    ratio = shown[:, 2] / scene.factors[:, 2]
+    assert float(ratio.mean()) == pytest.approx(1.0, abs=0.06)
+    assert (shown[:, 3] - scene.factors[:, 3]).abs().mean() < 0.15
+
+
 def test_factors_are_read_again_from_pictures_of_a_flow(flow):
     scene = flow.draw(300, generator=generator(1))
     error = (flow.measure(flow.render(scene)) - scene.factors).abs()

@@ -89,11 +89,25 @@ def counterfactual(
         "guidance": model.config.guidance if guidance is None else guidance,
         "noise": noise,
         "seed": seed,
-        "command": shlex.join(["latent", "counterfactual", run, *(f"--do={text}" for text in settings)]),
+        "command": _command(),
     }
-    paths = edited.save(folder, parameters, animate=bool(sweep))
+    swept = len(interventions) - len(settings)
+    paths = edited.save(folder, parameters, swept=swept, names=[str(path) for path in images])
     click.echo(f"Nothing set: mean squared error {edited.error:.3g} of pictures in [-1, 1].")
     click.echo(f"{len(paths)} files in {folder}, such as {paths[0]}")
+
+
+def _command() -> str:
+    """Return the command line that makes the same pictures again."""
+    context = click.get_current_context()
+    words = ["latent", "counterfactual"]
+    for parameter in context.command.params:
+        if context.get_parameter_source(parameter.name or "") is not click.core.ParameterSource.COMMANDLINE:
+            continue
+        value = context.params[parameter.name or ""]
+        for each in value if isinstance(value, tuple) else [value]:
+            words += [str(each)] if isinstance(parameter, click.Argument) else [parameter.opts[-1], str(each)]
+    return shlex.join(words)
 
 
 def _intervention(model: "CausalDiffAE", text: str) -> dict[str, float]:

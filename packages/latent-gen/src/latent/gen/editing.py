@@ -1,5 +1,6 @@
 """Counterfactuals of pictures on disk: what `latent counterfactual` does, and the files that it writes."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -44,13 +45,16 @@ class Edited:
     interventions: tuple[Mapping[str, float], ...]
     error: float
 
-    def save(self, folder: Path, parameters: Mapping[str, Any], *, animate: bool = False) -> list[Path]:
-        """Write every picture, the grid and, when asked, an animation over the interventions; return the paths.
+    def save(
+        self, folder: Path, parameters: Mapping[str, Any], *, swept: int = 0, names: Sequence[str] = ()
+    ) -> list[Path]:
+        """Write every picture, the grid and, after a sweep, an animation over it; return the paths.
 
         Args:
             folder: Is made when it is not there.
             parameters: What the pictures were made with; each file holds them and its own intervention.
-            animate: Whether the interventions are the frames of an animation.
+            swept: How many interventions, the last ones, are a sweep.
+            names: What the pictures were before, such as their files; their numbers if there are none.
         """
         titles = ["original", "nothing set", *(describe(do) for do in self.interventions)]
         columns = [self.images, self.reconstructed, *self.counterfactual.unbind(dim=1)]
@@ -62,13 +66,17 @@ class Edited:
         for row in range(len(self.images)):
             for column, title in enumerate(titles):
                 name = re.sub(r"[^\w.+=-]+", "_", title)
-                known = {**parameters, "picture": row, "do": title}
-                paths.append(save_png(everything[row, column], folder / f"{row}-{name}.png", known))
-        if animate:
+                path = folder / f"{row}-{column}-{name}.png"  # with its place: values that differ by little look alike
+                do = dict(self.interventions[column - 2]) if column > 1 else None if column == 0 else {}
+                known = {**parameters, "picture": names[row] if names else row, "do": do}
+                paths.append(save_png(everything[row, column], path, known))
+        if swept:
+            first = len(self.interventions) - swept
             frames = [
-                grid(self.counterfactual[None, :, step], rows=[describe(do)], columns=rows, scale=scale)
-                for step, do in enumerate(self.interventions)
-            ]
+                grid(self.counterfactual[None, :, step], rows=[describe(self.interventions[step])], columns=rows,
+                     scale=scale)
+                for step in range(first, len(self.interventions))
+            ]  # fmt: skip
             size = (max(frame.width for frame in frames), max(frame.height for frame in frames))
             frames = [_padded(frame, size) for frame in frames]
             paths.append(save_animation([*frames, *frames[-2:0:-1]], folder / "animation.png", parameters))
@@ -138,12 +146,14 @@ def read_value(model: CausalDiffAE, name: str, text: str) -> float:
         ConfigError: The text is neither.
     """
     factor = model.causal_graph.index(name)
-    if found := _DEVIATIONS.match(text):
-        return model.restore(float(found[1]), factor)
+    found = _DEVIATIONS.match(text)
     try:
-        return float(text)
+        value = float(found[1] if found else text)
     except ValueError:
-        raise ConfigError(f"{name}={text!r} is no value.", hint=f"Such as {name}=0.5 or {name}=+1sd.") from None
+        value = math.nan
+    if not math.isfinite(value):
+        raise ConfigError(f"{name}={text!r} is no value.", hint=f"Such as {name}=0.5 or {name}=+1sd.")
+    return model.restore(value, factor) if found else value
 
 
 def read_pictures(model: CausalDiffAE, paths: Sequence[Path]) -> Float[Tensor, "batch channels height width"]:

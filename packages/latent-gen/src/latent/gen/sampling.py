@@ -46,13 +46,18 @@ def guided(denoise: Callable[[Tensor, Tensor, Any], Tensor], condition: Tensor, 
 class Sampler:
     """DDIM from noise to pictures and back, in a number of steps.
 
+    Attributes:
+        steps: Steps of either way.
+        levels: Noise levels of the scheduler.
+        prediction: What the denoiser predicts: `epsilon`, `v_prediction` or `sample`.
+
     Args:
         scheduler: Any scheduler of diffusers, or the mapping of its `scheduler_config.json`: the noise levels and the
             kind of prediction are taken from it.
         steps: Steps; a divisor of the number of noise levels, so that both ways stop at the same levels.
 
     Raises:
-        ConfigError: The steps do not divide the number of noise levels.
+        ConfigError: The steps do not divide the number of noise levels, or the scheduler has none of this kind.
     """
 
     def __init__(self, scheduler: Any, steps: int) -> None:
@@ -62,12 +67,20 @@ class Sampler:
             near = [count for count in range(1, levels + 1) if levels % count == 0]
             near.sort(key=lambda count: abs(count - steps))
             raise ConfigError(
-                f"{steps} steps do not divide {levels} noise levels.", hint=f"Such as {near[0]} or {near[1]}."
+                f"{steps} steps do not divide {levels} noise levels.",
+                hint=f"Such as {' or '.join(map(str, near[:2]))}.",
             )
+        if "beta_schedule" not in given and "trained_betas" not in given and hasattr(scheduler, "config"):
+            raise ConfigError(
+                f"{type(scheduler).__name__} has no noise levels that DDIM could go through.",
+                hint="Take a scheduler with a beta_schedule, such as DDPM, DDIM, PNDM or DPM-Solver.",
+            )
+        self.prediction = str(given.get("prediction_type", "epsilon"))
         # What is cut on one way cannot be found on the way back. Where the picture itself is predicted, its noise is
-        # not defined at a level without noise: the last step ends at the lowest level.
-        whole = given.get("prediction_type", "epsilon") != "sample"
-        fixed = {"timestep_spacing": "trailing", "clip_sample": False, "set_alpha_to_one": whole, "thresholding": False}
+        # taken at the level that was asked (see _walk): at the level without noise it would not be defined.
+        walked = "epsilon" if self.prediction == "sample" else self.prediction
+        fixed = {"timestep_spacing": "trailing", "clip_sample": False, "set_alpha_to_one": True, "thresholding": False,
+                 "prediction_type": walked}  # fmt: skip
         self.steps = steps
         self.levels = levels
         # Noise levels are no weights: they have values also where a model is built without any, on the meta device.
@@ -79,11 +92,6 @@ class Sampler:
         # Whole numbers once for all: read from a tensor at each step they would wait for the device.
         self._down: list[int] = self._decode.timesteps.tolist()
         self._up: list[int] = self._invert.timesteps.tolist()
-
-    @property
-    def prediction(self) -> str:
-        """What the denoiser predicts: `epsilon`, `v_prediction` or `sample`."""
-        return str(self._decode.config["prediction_type"])
 
     def noisy(
         self, images: Float[Tensor, "batch channels height width"], noise: Tensor, times: Int[Tensor, " batch"]
@@ -139,7 +147,11 @@ class Sampler:
         now = start
         for done, time in enumerate(times_of, start=1):
             times = torch.full((len(now),), time, device=now.device)
-            now = scheduler.step(denoiser(now, times), time, now, return_dict=False)[0]
+            predicted = denoiser(now, times)
+            if self.prediction == "sample":
+                level = float(self._decode.alphas_cumprod[time])
+                predicted = (now - level**0.5 * predicted) / (1 - level) ** 0.5
+            now = scheduler.step(predicted, time, now, return_dict=False)[0]
             keep(done, now)
             seen(done, self.steps)
         return now

@@ -40,9 +40,11 @@ class Training:
     rows: int = setting(64, "Pictures of an update.", paper="5 x 128; 5 x 32 for Pendulum")
     learning_rate: float = setting(1e-3, "Adam's step size.", paper="1e-4")
     noise_weight: float = setting(
-        0.02, "Weight of the factors' noise being normal, a mean over coordinates.", paper="1"
+        0.02, "Weight of the factors' noise being normal, a mean over coordinates.", paper="1, a sum"
     )
-    label_weight: float = setting(0.2, "Weight of blocks being their labels, a mean over coordinates.", paper="1")
+    label_weight: float = setting(
+        0.2, "Weight of blocks being their labels, a mean over coordinates.", paper="1, a sum"
+    )
     warm_up: int = setting(100, "Updates over which both weights rise from 0.", paper="50k")
     dropped: float = setting(0.2, "Share of pictures whose blocks the denoiser does not see.", paper="0.5")
     model: CausalDiffAEConfig = setting(CausalDiffAEConfig(), "The model; the world sets factors, units and size.")
@@ -127,8 +129,10 @@ def load(name: WorldName, arm: str, config: "Experiment", training: Training, co
     )
 
 
-def reader(name: WorldName, config: "Experiment", training: Training, context: ArmContext) -> Reader:
-    """Return what reads standardised factors from pictures.
+def reader(
+    name: WorldName, config: "Experiment", training: Training, context: ArmContext, units: Finite | None = None
+) -> Reader:
+    """Return what reads standardised factors from pictures, in the deviations of the world `units`.
 
     Drawn worlds are measured in closed form. Digits are read by a network that was trained on real ones with weakly
     correlated factors; it is trained once for all arms of a seed.
@@ -148,7 +152,8 @@ def reader(name: WorldName, config: "Experiment", training: Training, context: A
         return judge.state_dict()
 
     judge.load_state_dict(context.artifact("judge", train, shared=True))
-    return judge.eval().encode
+    judge.eval()
+    return lambda images: (units or data.world).standardise(data.world.restore(judge.encode(images)))
 
 
 def answers(
@@ -168,7 +173,7 @@ def answers(
     pictures: dict[str, Tensor] = {}
     for name, noise, strength in (
         ("", random, 1.0), ("guided_", random, config.guidance),
-        ("kept_", own, 1.0), ("kept_guided_", own, config.guidance),
+        ("kept_", own, 1.0), ("kept_guided_", own, config.guidance), ("untold_", random, 0.0),
     ):  # fmt: skip
         made = _decode(model, x, [{}, *sets], noise, strength, context, name)
         shown = read(made.flatten(0, 1)).unflatten(0, made.shape[:2])
@@ -177,9 +182,12 @@ def answers(
         measures[f"{name}minimality"] = minimality(by_factor[:, 1], shown[:, 0], data.world.graph)
         measures[f"{name}effectiveness"] = _effectiveness(data, by_factor)
         measures[f"{name}reconstruction"] = unlike(made[:, 0], x)
+        if not name:
+            measures["unseen"] = float(shown.isnan().float().mean())
         pictures[name] = made
-    measures |= _identity(model, data, pictures, context)
-    found = dci(model.encode(x), data.factors, seed=context.seed)
+    measures |= _identity(model, data, own, pictures, context)
+    blocks = model.encode(x).unflatten(1, (len(graph.nodes), -1)).mean(dim=2)
+    found = dci(blocks, data.factors, seed=context.seed)
     measures |= {
         "disentanglement": found.disentanglement,
         "completeness": found.completeness,
@@ -221,11 +229,12 @@ def _effectiveness(data: Data, shown: Tensor) -> float:
     return float(torch.stack(errors).mean())
 
 
-def _identity(model: CausalDiffAE, data: Data, pictures: Mapping[str, Tensor], context: ArmContext) -> dict[str, float]:
+def _identity(
+    model: CausalDiffAE, data: Data, own: Tensor, pictures: Mapping[str, Tensor], context: ArmContext
+) -> dict[str, float]:
     """Return what is kept of a picture when nothing is set, and when a factor is set and set back."""
     x, first = data.tested, data.graph.nodes[0]
-    again = torch.randn(x.shape, generator=generator(context.seed, "other noise")).to(x)
-    other = _decode(model, x, [{}], again, 1.0, context, "other_")[:, 0]
+    other = _decode(model, x, [{}], own.roll(1, 0), 1.0, context, "other_")[:, 0]
     at_random = max(unlike(pictures[""][:, 0], x), 1e-12)
     # There and back, each time by the noise of the picture that is at hand.
     there = pictures["kept_"][:, 2]

@@ -145,16 +145,18 @@ def _figures(results: "Results", config: Experiment) -> list[Figure]:
     return [
         lines(
             "off-target", {arm: _curve(results, arm, "curve") for arm in arms},
-            x_label="change of thickness, deviations", y_label="mean change of intensity and digit",
-            caption="What else changes while digits get thicker or thinner; mean over seeds. Lower is better.",
+            x_label="change of thickness, deviations", y_label="change of the others",
+            caption="Change of intensity (deviations) and of the digit (probability), their mean, while strokes get "
+            "thicker or thinner; mean over seeds. Lower is better.",
         ),
         lines(
             "classes", {arm: _curve(results, arm, "classes_curve") for arm in arms},
-            x_label="share of rows that are the wanted digit", y_label="change of thickness and intensity, deviations",
-            caption="What else changes while rows become another digit, mean over ten digits and over seeds.",
+            x_label="share of rows that are the wanted digit", y_label="change of the others",
+            caption="Change of thickness and intensity in deviations, their mean, while rows become another digit; "
+            "mean over ten digits and over seeds. Lower is better.",
         ),
-        _thickness_figure(results, arms, config),
-        *(_classes_figure(results, arm, config) for arm in ("mask", "gradient") if arm in results),
+        _thickness_figure(results, [arm for arm in arms if ARMS[arm].role != "control"], config),
+        *(_classes_figure(results, arm, config) for arm in ("mask", "project") if arm in results),
     ]  # fmt: skip
 
 

@@ -127,6 +127,7 @@ class CausalDiffAE(Model, Encodes, Decodes, Counterfacts, HasGraph):
             channels=config.channels, size=config.size, widths=config.widths, layers=config.layers,
             attention=config.attention,
         )  # fmt: skip
+        _check_unet(unet, config)
         self.denoiser = ConditionalUNet(unet, width)
         self.sampler = Sampler(config.levels, config.steps)
         side = (1, config.channels, config.size, config.size)
@@ -224,15 +225,21 @@ class CausalDiffAE(Model, Encodes, Decodes, Counterfacts, HasGraph):
             interventions: Each as in `counterfactual`; an empty one decodes the picture's own blocks.
             noise: What the diffusion begins with, as `invert` gives it; random noise keeps nothing but the factors.
             guidance: Strength of the factors; the config's if None.
-            seen: Is told the number of steps that are done, and of all.
+            seen: Is told the number of steps that are done, those of the inversion first, and of all.
         """
-        exogenous = self.exogenous(x)[0]
+        exogenous, first = self.exogenous(x)[0], 0
         if noise is None:
-            noise = self.invert(x, self.scm(exogenous).flatten(1))
+            told = self._told(self.scm(exogenous).flatten(1), 1.0)
+            noise = self.sampler.invert(told, x, seen=lambda done, total: seen(done, 2 * total))
+            first = self.sampler.steps
         blocks = torch.stack([self.act(exogenous, do) for do in interventions], dim=1)
         count = len(interventions)
         start = noise[:, None].expand(-1, count, -1, -1, -1).flatten(0, 1)
-        pictures = self.sampler.decode(self._told(blocks.flatten(0, 1), guidance), start, seen=seen)
+        pictures = self.sampler.decode(
+            self._told(blocks.flatten(0, 1), guidance),
+            start,
+            seen=lambda done, total: seen(first + done, first + total),
+        )
         return pictures.unflatten(0, (len(x), count))
 
     def act(self, exogenous: Tensor, do: Do) -> Tensor:
@@ -266,6 +273,22 @@ class CausalDiffAE(Model, Encodes, Decodes, Counterfacts, HasGraph):
         """Return the denoiser under these blocks."""
         scale = self.config.guidance if guidance is None else guidance
         return guided(self.denoiser, z, self.denoiser.null(z), scale)
+
+
+def _check_unet(unet: Any, config: CausalDiffAEConfig) -> None:
+    """Refuse a U-Net that is not for the config's pictures.
+
+    Raises:
+        ConfigError: It has other channels, or halves pictures of another size.
+    """
+    given = unet.config
+    channels, halved = (given["in_channels"], given["out_channels"]), 2 ** (len(given["block_out_channels"]) - 1)
+    if channels != (config.channels, config.channels) or config.size % halved:
+        raise ConfigError(
+            f"The U-Net goes from {channels[0]} to {channels[1]} channels and halves sides to 1/{halved}; pictures "
+            f"have {config.channels} channels and sides of {config.size}.",
+            hint="Choose a world or a size of pictures that it is for: world=pendulum has 3 channels.",
+        )
 
 
 @checked

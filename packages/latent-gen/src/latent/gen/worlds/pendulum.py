@@ -106,10 +106,10 @@ class Pendulum(World):
             _mean(ball.where(ball > 0.25, 0.0), at) for at in (x.expand(plane.size, -1), y[:, None].expand_as(ball[0]))
         )
         angle = torch.atan2(ball_x - _PIVOT_X, _PIVOT_Y - ball_y)
-        ground = black[:, y < _GROUND + 1.5 * _LINE]
-        # Pixels of the ground rows sum to the line's height where there is shadow.
-        height = min(_LINE, _GROUND + _LINE / 2 + 1.0) / plane.pixel[1]
-        across = ground.where(ground > 0.15, 0.0).sum(dim=1).div(height).clamp(0, 1)
+        # Rows of which a shadow covers a fifth or more: in the others it cannot be told from a greyish background.
+        line = plane.box(0.0, 20.0, _GROUND - _LINE / 2, _GROUND + _LINE / 2, like=x[:1])[0, :, 0]
+        rows = line > 0.2
+        across = black[:, rows].where(black[:, rows] > 0.15, 0.0).sum(dim=1).div(line[rows].sum()).clamp(0, 1)
         length = across.sum(dim=1) * plane.pixel[0]
         position = _mean(across, x)
         return torch.stack([angle, self._light(sun), length.where(length > 0.5, torch.nan), position], dim=1)

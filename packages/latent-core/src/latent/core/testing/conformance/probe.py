@@ -142,10 +142,12 @@ def main(order: dict[str, Any]) -> dict[str, Any]:
     # What a heavy library leaves behind is not told apart from what the plugin does: one defect, one failed check.
     answer: dict[str, Any] = {"plugin": [] if heavy else changes(before, look(STANDARD)), "heavy": heavy}
 
-    opened = len(sockets)
-    optional = [name for library in order["libraries"] for name in OPTIONAL[library]]
-    for name in (*COMMON, *optional):
+    for name in COMMON:
         importlib.import_module(name)
+    opened = len(sockets)
+    for library in order["libraries"]:
+        for name in OPTIONAL[library]:
+            importlib.import_module(name)
     del sockets[opened:]
     importlib.import_module("matplotlib")
     places = STANDARD | NUMERIC
