@@ -53,18 +53,21 @@ def test_the_label_term_is_the_divergence_of_unit_normals_as_a_mean_over_the_blo
     labels = torch.randn(5, 2, generator=generator(3))
     normal = torch.distributions.Normal
     by_torch = torch.distributions.kl_divergence(normal(blocks, 1.0), normal(labels[:, :, None].expand_as(blocks), 1.0))
-    assert torch.allclose(label_divergence(blocks, labels), by_torch.mean(2).sum(1), atol=1e-6)
+    assert torch.allclose(label_divergence(blocks, labels), by_torch.mean(2).mean(0).sum(), atol=1e-6)
+    told = torch.tensor([True, False, True, True, False])
+    assert torch.allclose(label_divergence(blocks, labels, told), by_torch[told].mean(2).mean(0).sum(), atol=1e-6)
 
 
-def test_labels_that_are_not_known_are_left_out_and_pass_no_gradient():
-    blocks = torch.ones(2, 2, 3, requires_grad=True)
-    labels = torch.tensor([[0.0, torch.nan], [torch.nan, torch.nan]])
+def test_labels_that_are_not_known_are_left_out_and_those_that_are_weigh_as_much():
+    blocks = torch.ones(4, 2, 3, requires_grad=True)
+    labels = torch.tensor([[0.0, torch.nan], [torch.nan, torch.nan], [torch.nan, 3.0], [torch.nan, 3.0]])
     divergence = label_divergence(blocks, labels)
-    assert divergence.tolist() == [0.5, 0.0]
-    divergence.sum().backward()
+    assert divergence.item() == pytest.approx(0.5 + 2.0)
+    divergence.backward()
     assert (blocks.grad[0, 0] != 0).all()
     assert (blocks.grad[0, 1] == 0).all()
     assert (blocks.grad[1] == 0).all()
+    assert label_divergence(blocks, torch.full((4, 2), torch.nan)).item() == 0
 
 
 def test_the_noise_term_is_the_divergence_from_a_standard_normal():

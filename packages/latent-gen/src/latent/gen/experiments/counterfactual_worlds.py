@@ -236,12 +236,14 @@ def _identity(
     x, first = data.tested, data.graph.nodes[0]
     other = _decode(model, x, [{}], own.roll(1, 0), 1.0, context, "other_")[:, 0]
     at_random = max(unlike(pictures[""][:, 0], x), 1e-12)
-    # There and back, each time by the noise of the picture that is at hand.
+    # There and back, each time by the noise of the picture that is at hand; back to what was read at first.
     there = pictures["kept_"][:, 2]
+    own_factor = model.encode(x).unflatten(1, (len(data.graph.nodes), -1)).mean(dim=2)[:, 0]
+    values = own_factor * data.world.spread[0].to(x) + data.world.middle[0].to(x)
     back = torch.cat(
         [
-            model.counterfactual(some, {first: value}) if len(some) else some
-            for some, value in zip(there.split(32), data.world.restore(data.factors)[:, 0].split(32), strict=True)
+            model.counterfactual(some, {first: value})
+            for some, value in zip(there.split(32), values.split(32), strict=True)
         ]
     )
     return {

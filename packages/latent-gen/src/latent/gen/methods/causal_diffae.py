@@ -21,7 +21,7 @@ from latent.core.contract import Batch, Learner, Model, Source
 from latent.core.errors import ConfigError, ShapeError
 from latent.core.nn import FusedAdam
 from latent.core.run.seed import generator
-from latent.core.typing import Float, Tensor, checked
+from latent.core.typing import Bool, Float, Tensor, checked
 from latent.gen.encoders import picture_encoder
 from latent.gen.graph import CausalGraph
 from latent.gen.sampling import Denoiser, Sampler, guided
@@ -293,15 +293,21 @@ def _check_unet(unet: Any, config: CausalDiffAEConfig) -> None:
 
 @checked
 def label_divergence(
-    blocks: Float[Tensor, "batch factors latent"], labels: Float[Tensor, "batch factors"]
-) -> Float[Tensor, " batch"]:
-    """Return sum_i KL(N(z_i, I) || N(y_i 1, I)) of each row, as a mean over the coordinates of a block.
+    blocks: Float[Tensor, "batch factors latent"],
+    labels: Float[Tensor, "batch factors"],
+    told: Bool[Tensor, " batch"] | None = None,
+) -> Float[Tensor, ""]:
+    """Return sum_i KL(N(z_i, I), N(y_i 1, I)), a mean over the coordinates of a block and over rows.
 
-    A label that is NaN is not known, and its block is left alone.
+    Args:
+        blocks: Blocks.
+        labels: What they should be; NaN where it is not known. A factor's mean is over the rows whose label is known,
+            so that few labels weigh as much as many.
+        told: Rows that count; all if None.
     """
-    known = ~labels.isnan()
+    counted = ~labels.isnan() if told is None else ~labels.isnan() & told[:, None]
     distance = (blocks - labels.nan_to_num()[:, :, None]).square().mean(dim=2) / 2
-    return distance.where(known, 0.0).sum(dim=1)
+    return (distance.where(counted, 0.0).sum(dim=0) / counted.sum(dim=0).clamp_min(1)).sum()
 
 
 @checked
@@ -361,9 +367,8 @@ class CausalDiffAELearner(Learner):
         wanted = model.sampler.target(batch["images"], batch["noise"], batch["times"])
         denoising = (predicted - wanted).square().mean()
         # Rows without blocks say nothing about them (official code: the terms are means over the others).
-        share = told.float() / told.sum().clamp_min(1)
-        to_normal = (noise_divergence(mean, variance) * share).sum()
-        to_labels = (label_divergence(blocks, batch["labels"]) * share).sum()
+        to_normal = (noise_divergence(mean, variance) * told).sum() / told.sum().clamp_min(1)
+        to_labels = label_divergence(blocks, batch["labels"], told)
         rising = min(1.0, (step + 1) / self.warm_up) if self.warm_up else 1.0
         loss = denoising + rising * (self.noise_weight * to_normal + self.label_weight * to_labels)
         self._optimiser.zero_grad(set_to_none=True)
