@@ -1,6 +1,8 @@
 """The experiment of CausalDiffAE: what arms are given, and what is measured of an oracle that answers by the world."""
 
+import os
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -119,6 +121,21 @@ def test_responses_are_those_of_the_first_edge():
     assert found["obeyed"] == 0
     assert found["wrong_way"] == 8
     assert found["passed_gap"] == pytest.approx(0.25)
+
+
+@pytest.mark.skipif(
+    not (Path(os.environ.get("LATENT_DATA", "")) / "morphomnist_ti").is_dir(), reason="needs morphomnist_ti"
+)
+def test_the_judge_reads_in_the_deviations_of_the_arm(context):
+    """It is trained on digits of another spread than those of the arm with their own intensity."""
+    config, training = replace(CONFIG, judge_steps=2), replace(CONFIG.digits, pictures=200, tested=40)
+    data = load("morphomnist", "correlated", config, training, context)
+    plain, own = (reader("morphomnist", config, training, context, units) for units in (None, data.world))
+    base = load("morphomnist", "judge", config, training, context).world
+    with torch.no_grad():
+        wanted = data.world.standardise(base.restore(plain(data.tested)))
+        assert torch.allclose(own(data.tested), wanted, atol=1e-4)
+    assert abs(float(data.world.spread[1] / base.spread[1]) - 1) > 0.1
 
 
 def test_every_claim_is_of_arms_and_measures_that_there_are():

@@ -130,6 +130,17 @@ def test_all_interventions_of_all_pictures_are_one_call_a_step(model, x):
     assert rows == [4] * 5 + [24] * 5  # one inversion, then three interventions with and without their blocks
 
 
+def test_progress_counts_the_steps_of_both_ways(model, x):
+    seen = []
+    with torch.no_grad():
+        noise = model.invert(x)
+        model.counterfactuals(x, [{}], seen=lambda done, total: seen.append((done, total)))
+        assert seen == [(done, 10) for done in range(1, 11)]
+        seen.clear()
+        model.counterfactuals(x, [{}], noise=noise, seen=lambda done, total: seen.append((done, total)))
+        assert seen == [(done, 5) for done in range(1, 6)]
+
+
 def test_without_guidance_by_its_scale_the_blocks_count_for_nothing(model, x):
     with torch.no_grad():
         noise = model.invert(x)
