@@ -122,7 +122,7 @@ def test_the_loss_is_that_of_the_prediction():
     for prediction in ("epsilon", "v_prediction", "sample"):
         model = small(replace(SMALL, prediction=prediction))
         clean = model.squares(given["images"])
-        sampler = Sampler(model.config.noise, 4)
+        sampler = Sampler(model.config.levels, 4)
         noisy = sampler.noisy(clean, given["noise"], given["times"])
         predicted = model.denoiser(noisy, given["times"], given["condition"])
         level = (1 - torch.linspace(1e-4, 0.02, 1000)).cumprod(0)[given["times"]].sqrt()[:, None, None, None]

@@ -6,6 +6,7 @@ equation read backwards gives the noise that a picture comes from.
 """
 
 import inspect
+import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,7 +16,7 @@ from diffusers import DDIMInverseScheduler, DDIMScheduler
 from latent.core.errors import ConfigError
 from latent.core.typing import Float, Int, Tensor
 
-__all__ = ["Denoiser", "Sampler", "guided"]
+__all__ = ["Denoiser", "Sampler", "guided", "scheduler_config"]
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]
 Seen = Callable[[int, int], None]
@@ -155,6 +156,29 @@ class Sampler:
             keep(done, now)
             seen(done, self.steps)
         return now
+
+
+def scheduler_config(text: str, *, noise_levels: int, schedule: str, prediction: str) -> dict[str, Any]:
+    """Return noise levels and kind of prediction as diffusers' schedulers want them.
+
+    Args:
+        text: Content of a `scheduler_config.json`, which takes the place of the rest; empty for none.
+        noise_levels: How many there are.
+        schedule: How they rise, a `beta_schedule`.
+        prediction: What the denoiser predicts.
+
+    Raises:
+        ConfigError: The text is no JSON object.
+    """
+    if not text:
+        return {"num_train_timesteps": noise_levels, "beta_schedule": schedule, "prediction_type": prediction}
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise ConfigError(f"scheduler is no JSON: {error}", hint="Copy scheduler_config.json.") from None
+    if not isinstance(found, dict):
+        raise ConfigError("scheduler is no JSON object.", hint="Copy scheduler_config.json.")
+    return found
 
 
 def _build(kind: Any, given: Mapping[str, Any], fixed: Mapping[str, Any]) -> Any:

@@ -7,7 +7,6 @@ abduction (noise of the factors, and of the diffusion), action (a factor is set)
     L = E[(eps - eps_theta(x_t, t, z))^2] + KL(q(u given x), N(0, I)) + sum_i KL(N(z_i, I), N(y_i 1, I))
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -24,7 +23,7 @@ from latent.core.run.seed import generator
 from latent.core.typing import Bool, Float, Tensor, checked
 from latent.gen.encoders import picture_encoder
 from latent.gen.graph import CausalGraph
-from latent.gen.sampling import Denoiser, Sampler, guided
+from latent.gen.sampling import Denoiser, Sampler, guided, scheduler_config
 from latent.gen.scm import NeuralSCM
 from latent.gen.unet import ConditionalUNet, small_unet, unet_from_json
 
@@ -81,21 +80,10 @@ class CausalDiffAEConfig:
 
     @property
     def levels(self) -> dict[str, Any]:
-        """The noise levels and the kind of prediction as diffusers' schedulers want them.
-
-        Raises:
-            ConfigError: `scheduler` is no JSON object.
-        """
-        if self.scheduler:
-            try:
-                return {**json.loads(self.scheduler)}
-            except (TypeError, ValueError) as error:
-                raise ConfigError(f"scheduler is no JSON object: {error}", hint="Copy scheduler_config.json.") from None
-        return {
-            "num_train_timesteps": self.noise_levels,
-            "beta_schedule": self.schedule,
-            "prediction_type": self.prediction,
-        }
+        """The noise levels and the kind of prediction; see `scheduler_config`."""
+        return scheduler_config(
+            self.scheduler, noise_levels=self.noise_levels, schedule=self.schedule, prediction=self.prediction
+        )
 
 
 class CausalDiffAE(Model, Encodes, Decodes, Counterfacts, HasGraph):

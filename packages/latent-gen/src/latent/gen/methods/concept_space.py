@@ -26,7 +26,7 @@ from latent.core.nn import FusedAdam
 from latent.core.run.seed import generator as stream
 from latent.core.typing import Float, Tensor, checked
 from latent.gen.backbones import load_backbone
-from latent.gen.sampling import Sampler, guided
+from latent.gen.sampling import Sampler, guided, scheduler_config
 from latent.gen.unet import ConditionalUNet, small_unet, unet_from_json
 
 __all__ = ["ConceptConfig", "ConceptGenerator", "ConceptLearner", "ConceptPictures"]
@@ -61,28 +61,14 @@ class ConceptConfig:
             raise ConfigError(
                 f"Pictures of {self.size} pixels are not made of squares of {self.patch}.", hint="Use patch=1."
             )
-        Sampler(self.noise, self.steps)
+        Sampler(self.levels, self.steps)
 
     @property
-    def noise(self) -> Mapping[str, Any]:
-        """The noise levels as diffusers' schedulers want them.
-
-        Raises:
-            ConfigError: `scheduler` is no JSON object.
-        """
-        if not self.scheduler:
-            return {
-                "num_train_timesteps": self.noise_levels,
-                "beta_schedule": self.schedule,
-                "prediction_type": self.prediction,
-            }
-        try:
-            found = json.loads(self.scheduler)
-        except ValueError as error:
-            raise ConfigError(f"scheduler is no JSON: {error}", hint="Copy scheduler_config.json.") from None
-        if not isinstance(found, dict):
-            raise ConfigError("scheduler is no JSON object.", hint="Copy scheduler_config.json.")
-        return found
+    def levels(self) -> dict[str, Any]:
+        """The noise levels and the kind of prediction; see `scheduler_config`."""
+        return scheduler_config(
+            self.scheduler, noise_levels=self.noise_levels, schedule=self.schedule, prediction=self.prediction
+        )
 
 
 class ConceptGenerator(Model, Samples):
@@ -104,7 +90,7 @@ class ConceptGenerator(Model, Samples):
             layers=config.layers, attention=config.attention,
         )  # fmt: skip
         self.denoiser: ConditionalUNet = ConditionalUNet(unet, config.condition, hidden=config.hidden)
-        self.sampler = Sampler(config.noise, config.steps)
+        self.sampler = Sampler(config.levels, config.steps)
 
     @classmethod
     def from_backbone(

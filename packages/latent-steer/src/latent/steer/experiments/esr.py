@@ -19,6 +19,7 @@ from latent.core.metrics.stats import wilson
 from latent.core.nn.sparse import SparseAutoencoder
 from latent.core.report.claims import AtLeast, AtMost, Claim, Control, Exceeds, judge
 from latent.core.report.figures import Curve, Figure, bars_with_intervals, lines
+from latent.core.report.measures import measures_table
 from latent.core.report.report import Report, Table
 from latent.core.run.context import ArmContext
 from latent.core.run.experiment import Arm, ArmResult
@@ -292,7 +293,7 @@ def experiment(config: Experiment, context: "RunContext") -> Report:
         numbers={
             f"{arm} {key}": _mean(seeds, key) for arm, seeds in results.items() for key in keys if key in seeds[0]
         },
-        tables=[_strengths(config, results), _measures(results), *_texts(results)],
+        tables=[_strengths(config, results), measures_table(results, MEASURES), *_texts(results)],
         figures=[*_lines(config, results), *_bars(results)],
         notes=_notes(context),
     )
@@ -341,22 +342,6 @@ def _strengths(config: Experiment, results: "Results") -> Table:
 
 def _percent(share: float | None) -> str | None:
     return None if share is None else f"{share:.1%}"
-
-
-def _measures(results: "Results") -> Table:
-    keys = [key for key in MEASURES if any(key in seeds[0] for seeds in results.values())]
-    return Table(
-        title="Measures",
-        columns=["measure", *results],
-        rows=[
-            [
-                key.replace("_", " "),
-                *(f"{_mean(seeds, key):.3g}" if key in seeds[0] else None for seeds in results.values()),
-            ]
-            for key in keys
-        ],
-        note=" ".join(f"{key.replace('_', ' ').capitalize()}: {MEASURES[key]}" for key in keys),
-    )
 
 
 def _texts(results: "Results") -> list[Table]:
