@@ -14,7 +14,7 @@ from latent.gen.experiments.counterfactual_worlds import answers, graph_of, load
 from latent.gen.worlds.pendulum import Pendulum
 
 CONFIG = PRESETS["cpu"]
-TRAINING = replace(CONFIG.drawn, size=32, tested=40, pictures=100)
+TRAINING = replace(CONFIG.pendulum, size=32, tested=40, pictures=100)
 GRAPH = Pendulum.graph
 
 

@@ -75,6 +75,16 @@ def test_factors_are_read_again_from_pictures_of_a_flow(flow):
     assert (error.nanmean(0) < torch.tensor([0.02, 0.001, 0.06, 0.08])).all()
 
 
+@pytest.mark.parametrize("size", [24, 28, 32, 40, 64])
+def test_jets_reach_as_far_as_they_do_at_every_size(size):
+    world = Flow(size=size)
+    scene = world.draw(100, generator=generator(1))
+    error = (world.measure(world.render(scene)) - scene.factors)[:, 2:] / world.spread[2:]
+    assert error.isnan().float().mean() < (0.15 if size < 28 else 0.03)
+    assert error.abs().nanmean() < (0.2 if size < 28 else 0.1)
+    assert error.nanmean(0).abs().max() < (0.15 if size < 28 else 0.07)
+
+
 def test_a_light_that_is_set_moves_the_shadow_and_leaves_the_pendulum(pendulum):
     scene = pendulum.draw(20, generator=generator(2))
     moved = pendulum.intervene(scene, {"light_angle": 1.2})

@@ -115,7 +115,8 @@ class Flow(World):
     def _read_jet(self, water: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Return the height of the hole and the reach: the middle of the jet falls by the square of the distance."""
         away = x > _RIGHT + _LINE / 2 + self._plane.pixel[0] / 2
-        above = y > _GROUND + _LINE / 2 + self._plane.pixel[1] / 2
+        # Rows that the ground covers in part still show what of the jet is above it.
+        above = y > _GROUND + _LINE / 2 - self._plane.pixel[1] / 2
         seen = water[:, above][:, :, away]
         seen = seen.where(seen > 0.15, 0.0)
         thick = seen.sum(dim=1)
