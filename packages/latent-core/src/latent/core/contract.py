@@ -44,18 +44,21 @@ class Learner(ABC):
     #: Every key that `step` returns, with one sentence that explains it.
     METRICS: ClassVar[Mapping[str, str]]
     model: Model
+    #: What `step` updates the model with. A learner that has more than these two extends both methods below.
+    optimiser: torch.optim.Optimizer
 
     @abstractmethod
     def step(self, batch: Batch, *, step: int) -> Mapping[str, Tensor]:
         """Make one update and return its metrics as 0-d tensors on the device, without waiting for them."""
 
-    @abstractmethod
     def state_dict(self) -> dict[str, Any]:
         """Return everything that the next step depends on, as nested dicts and lists of tensors and numbers."""
+        return {"model": self.model.state_dict(), "optimiser": self.optimiser.state_dict()}
 
-    @abstractmethod
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore `state_dict()`'s value in place."""
+        self.model.load_state_dict(state["model"])
+        self.optimiser.load_state_dict(state["optimiser"])
 
 
 class Source(ABC):

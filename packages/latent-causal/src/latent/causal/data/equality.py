@@ -9,7 +9,7 @@ Items are vectors, for a perceptron, or words, for a small transformer; half of 
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -254,25 +254,16 @@ class EqualityLearner(Learner):
 
     def __init__(self, model: nn.Module, *, learning_rate: float = 1e-3) -> None:
         self.model = model
-        self._optimiser = FusedAdam(model.parameters(), lr=learning_rate)
+        self.optimiser = FusedAdam(model.parameters(), lr=learning_rate)
 
     def step(self, batch: Batch, *, step: int) -> Mapping[str, Tensor]:
         """Make one update."""
         logits, labels = self.model(batch["x"]), batch["labels"]
         loss = cross_entropy(logits, labels)
-        self._optimiser.zero_grad(set_to_none=True)
+        self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        self._optimiser.step()
+        self.optimiser.step()
         return {"loss": loss.detach(), "accuracy": (logits.argmax(-1) == labels).float().mean()}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return weights and the optimiser's state."""
-        return {"model": self.model.state_dict(), "optimiser": self._optimiser.state_dict()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore weights and the optimiser's state."""
-        self.model.load_state_dict(state["model"])
-        self._optimiser.load_state_dict(state["optimiser"])
 
 
 def equality_perceptron(seed: int, config: EqualityNetwork | None = None, *, width: int = 4) -> MLP:

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from copy import copy
 from dataclasses import astuple, dataclass
 from statistics import fmean
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -122,7 +122,7 @@ class AlignmentLearner(Learner):
         self._rates = {self.model.free: config.learning_rate}
         if self._boundary is not None and isinstance(config, BoundlessConfig):
             self._rates[self._boundary.share] = config.boundary_rate
-        self._optimiser = FusedAdam([{"params": [weight], "lr": rate} for weight, rate in self._rates.items()])
+        self.optimiser = FusedAdam([{"params": [weight], "lr": rate} for weight, rate in self._rates.items()])
 
     def logits(self, rows: Tensor) -> Tensor:
         """Return what the model answers to some bases when the subspace is exchanged, `(rows, classes)`."""
@@ -143,7 +143,7 @@ class AlignmentLearner(Learner):
                 # The model's own weights get none. The fused kernel reads a gradient in the layout of its weight.
                 weight.grad = gradient.contiguous()
         self._call.backwards += len(rows)
-        self._optimiser.step()
+        self.optimiser.step()
         found = {"loss": loss.detach(), "accuracy": (logits.argmax(-1) == labels).float().mean()}
         if self._boundary is not None:
             with torch.no_grad():
@@ -157,22 +157,13 @@ class AlignmentLearner(Learner):
         config, done = self.config, step / max(1, self.config.steps - 1)
         self._boundary.temperature.fill_(config.hot + (config.cold - config.hot) * min(1.0, done))
         rising = min(1.0, (step + 1) / max(1.0, config.warmup * config.steps))
-        for group, rate in zip(self._optimiser.param_groups, self._rates.values(), strict=True):
+        for group, rate in zip(self.optimiser.param_groups, self._rates.values(), strict=True):
             group["lr"] = rate * rising
 
     def _price(self) -> Tensor | float:
         if self._boundary is None or not isinstance(self.config, BoundlessConfig):
             return 0.0
         return self.config.weight * self._boundary.share
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the free matrix, the boundary and the optimiser's state."""
-        return {"model": self.model.state_dict(), "optimiser": self._optimiser.state_dict()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore `state_dict()`'s value in place."""
-        self.model.load_state_dict(state["model"])
-        self._optimiser.load_state_dict(state["optimiser"])
 
 
 # Estimators -----------------------------------------------------------------------------------------------------------

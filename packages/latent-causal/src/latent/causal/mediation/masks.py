@@ -10,7 +10,7 @@ looked for that keep it up while all others are replaced: a circuit.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -109,7 +109,7 @@ class MaskLearner(Learner):
         self.model = mask
         self.training = training
         self._study = study
-        self._optimiser = torch.optim.AdamW(
+        self.optimiser = torch.optim.AdamW(
             mask.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay
         )
 
@@ -127,17 +127,8 @@ class MaskLearner(Learner):
             loss = training.sparsity * soft.sum() - metric
             (self.model.logits.grad,) = torch.autograd.grad(loss, self.model.logits)
         study.call.backwards += len(rows)
-        self._optimiser.step()
+        self.optimiser.step()
         return {"loss": loss.detach(), "metric": metric.detach(), "size": soft.detach().sum()}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the logits and the optimiser's state."""
-        return {"model": self.model.state_dict(), "optimiser": self._optimiser.state_dict()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore `state_dict()`'s value in place."""
-        self.model.load_state_dict(state["model"])
-        self._optimiser.load_state_dict(state["optimiser"])
 
 
 def learn_mask(study: Study, training: MaskTraining | None = None) -> Mask:

@@ -189,7 +189,7 @@ class Rep4ExLearner(Learner):
         self.model = model
         self.penalty = penalty
         self.bandwidth = bandwidth
-        self._optimiser = FusedAdam([*model.encoder.parameters(), *model.decoder.parameters()], lr=learning_rate)
+        self.optimiser = FusedAdam([*model.encoder.parameters(), *model.decoder.parameters()], lr=learning_rate)
 
     def step(self, batch: Batch, *, step: int) -> Mapping[str, Tensor]:
         """Make one update with a batch of `obs` and `action`."""
@@ -202,16 +202,7 @@ class Rep4ExLearner(Learner):
         reconstruction = (obs - model.decoder(latent)).square().mean()
         restriction = restricted_moment(latent, action, self.bandwidth)
         loss = reconstruction + self.penalty * restriction
-        self._optimiser.zero_grad(set_to_none=True)
+        self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        self._optimiser.step()
+        self.optimiser.step()
         return {"reconstruction": reconstruction.detach(), "moment": restriction.detach()}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return weights and optimiser."""
-        return {"model": self.model.state_dict(), "optimiser": self._optimiser.state_dict()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore `state_dict()`'s value."""
-        self.model.load_state_dict(state["model"])
-        self._optimiser.load_state_dict(state["optimiser"])

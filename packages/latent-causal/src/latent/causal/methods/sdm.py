@@ -351,12 +351,3 @@ class SDMLearner(Learner):
             "similarity": similarity.mean(),
             "distance": distance.mean(),
         }
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return weights and moments."""
-        return {"model": self.model.state_dict(), "optimiser": self.optimiser.state_dict()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore `state_dict()`'s value."""
-        self.model.load_state_dict(state["model"])
-        self.optimiser.load_state_dict(state["optimiser"])

@@ -113,7 +113,7 @@ class LanguageModelLearner(Learner):
         self.model = model
         self._dtype = dtype
         self._parameters = [p for p in model.parameters() if p.requires_grad]
-        self._optimiser = FusedAdam(self._parameters, lr=learning_rate)
+        self.optimiser = FusedAdam(self._parameters, lr=learning_rate)
         self._steps, self._learning_rate, self._warmup, self._clip = steps, learning_rate, warmup, clip
 
     def step(self, batch: Batch, *, step: int) -> Mapping[str, Tensor]:
@@ -124,26 +124,17 @@ class LanguageModelLearner(Learner):
         with torch.autocast(ids.device.type, self._dtype, enabled=self._dtype != torch.float32):
             logits = self.model(input_ids=ids, attention_mask=batch.get("attention_mask")).logits
         loss = cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten(), ignore_index=IGNORED)
-        self._optimiser.zero_grad(set_to_none=True)
+        self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self._parameters, self._clip)
-        for group in self._optimiser.param_groups:
+        for group in self.optimiser.param_groups:
             group["lr"] = self._learning_rate * self._schedule(step)
-        self._optimiser.step()
+        self.optimiser.step()
         return {"loss": loss.detach(), "gradient_norm": norm.detach()}
 
     def _schedule(self, step: int) -> float:
         rising = min(1.0, (step + 1) / max(1, self._warmup))
         return rising * (0.55 + 0.45 * math.cos(math.pi * min(1.0, step / max(1, self._steps))))
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return weights and the optimiser's state."""
-        return {"model": self.model.state_dict(), "optimiser": self._optimiser.state_dict()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore weights and the optimiser's state."""
-        self.model.load_state_dict(state["model"])
-        self._optimiser.load_state_dict(state["optimiser"])
 
 
 def small_llama(

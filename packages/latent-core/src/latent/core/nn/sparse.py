@@ -167,7 +167,7 @@ class SparseAutoencoderLearner(Learner):
         self.model = model
         self.training = training
         self._silent = torch.zeros(model.config.latents, dtype=torch.int64, device=model.bias.device)
-        self._optimiser = FusedAdam(model.parameters(), lr=training.learning_rate)
+        self.optimiser = FusedAdam(model.parameters(), lr=training.learning_rate)
 
     def step(self, batch: Batch, *, step: int) -> Mapping[str, Tensor]:
         """Make one update.
@@ -184,7 +184,7 @@ class SparseAutoencoderLearner(Learner):
         for parameter in self.model.parameters():
             parameter.grad = None
         torch.autograd.backward(loss)
-        self._optimiser.step()
+        self.optimiser.step()
         self.model.normalise()
         fired = (active.detach() > 0).flatten(0, -2).any(0)
         self._silent = torch.where(fired, 0, self._silent + 1)
@@ -213,14 +213,9 @@ class SparseAutoencoderLearner(Learner):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the weights, the optimiser and for how many steps each latent has been silent."""
-        return {
-            "model": self.model.state_dict(),
-            "optimiser": self._optimiser.state_dict(),
-            "silent": self._silent.clone(),
-        }
+        return {**super().state_dict(), "silent": self._silent.clone()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore `state_dict()`'s value in place."""
-        self.model.load_state_dict(state["model"])
-        self._optimiser.load_state_dict(state["optimiser"])
+        super().load_state_dict(state)
         self._silent.copy_(state["silent"])

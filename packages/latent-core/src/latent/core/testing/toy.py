@@ -8,7 +8,7 @@ import functools
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import nn
@@ -128,15 +128,6 @@ class ToyLearner(Learner):
         torch.autograd.backward(loss)
         self.optimiser.step()
         return {"loss": loss.detach()}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the weights and the optimiser's velocities."""
-        return {"model": self.model.state_dict(), "optimiser": self.optimiser.state_dict()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore `state_dict()`'s value."""
-        self.model.load_state_dict(state["model"])
-        self.optimiser.load_state_dict(state["optimiser"])
 
 
 PRESETS: Mapping[str, ToyExperimentConfig] = {

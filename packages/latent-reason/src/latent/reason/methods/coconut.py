@@ -401,7 +401,7 @@ class CoconutLearner(Learner):
             raise ConfigError(
                 f"The weights of {backbone.name} are frozen.", hint="Train a copy: with_markers(backbone, config)."
             )
-        self._optimiser = self._renewed()
+        self.optimiser = self._renewed()
 
     def _renewed(self) -> torch.optim.AdamW:
         settings = self._training
@@ -421,27 +421,18 @@ class CoconutLearner(Learner):
         settings = self._training
         age = step % settings.renew if settings.renew else step
         if age == 0 and step > 0:
-            self._optimiser = self._renewed()
+            self.optimiser = self._renewed()
         self.model.train()
         with torch.autocast(batch["question"].device.type, self._dtype, enabled=self._dtype != torch.float32):
             loss = self.loss(batch)
-        self._optimiser.zero_grad(set_to_none=True)
+        self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self._parameters, settings.clip)
-        for group in self._optimiser.param_groups:
+        for group in self.optimiser.param_groups:
             group["lr"] = settings.learning_rate * min(1.0, (age + 1) / max(1, settings.warmup))
-        self._optimiser.step()
+        self.optimiser.step()
         latents = batch["latents"].float().mean()
         return {"loss": loss.detach(), "gradient_norm": norm.detach(), "latents": latents}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return weights and the optimiser's state."""
-        return {"model": self.model.state_dict(), "optimiser": self._optimiser.state_dict()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore weights and the optimiser's state."""
-        self.model.load_state_dict(state["model"])
-        self._optimiser.load_state_dict(state["optimiser"])
 
 
 # Answers --------------------------------------------------------------------------------------------------------------
