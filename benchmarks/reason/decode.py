@@ -67,7 +67,7 @@ def measure(model: LlamaForCausalLM, batch: int, steps: int, naive: int, rounds:
     Every candidate reads the prompt in its time, and ours and `generate()` make as many steps, the loops without a
     cache fewer: their time is counted by the step.
     """
-    device = str(model.device)
+    device = str(model.device).partition(":")[0]
     ids = torch.randint(1, VOCABULARY, (batch, CONTEXT), generator=generator(0, "ids")).to(device)
     feedback = NormMatched(model)
     settings = {"max_new_tokens": steps, "do_sample": False, "attention_mask": torch.ones_like(ids)}

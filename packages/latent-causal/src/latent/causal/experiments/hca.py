@@ -37,6 +37,7 @@ from latent.core.report.measures import mean_of, measures_table
 from latent.core.report.report import Report
 from latent.core.run.context import ArmContext
 from latent.core.run.experiment import Arm, ArmResult
+from latent.core.run.seed import generator
 
 if TYPE_CHECKING:
     from latent.core.run.runner import Results, RunContext
@@ -234,7 +235,7 @@ def _run_worlds(arm: str, config: Experiment, context: ArmContext) -> ArmResult:
     rows: dict[str, list[float]] = {"mic": [], "span_error": [], "flagged": [], "p_variation": []}
     for index in range(config.worlds):
         world = linear_domains(
-            generator=context.generator("world", index), domains=config.domains, samples=config.samples,
+            generator=generator(context.seed, "world", index), domains=config.domains, samples=config.samples,
             components=config.components, blur=config.blur if arm == "blurred" else 0.0, **_WORLDS[arm],  # type: ignore[arg-type]
         )  # fmt: skip
         with warnings.catch_warnings():

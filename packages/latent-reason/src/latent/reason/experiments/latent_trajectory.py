@@ -233,7 +233,7 @@ def _measures(
     least = [_interval(each, texts, config, context, within=True)[0] for each in scores]
     outcomes = []
     for split in range(_SPLITS):
-        order = torch.randperm(len(texts.voted), generator=context.generator("split", split))
+        order = torch.randperm(len(texts.voted), generator=generator(context.seed, "split", split))
         count = max(1, round(_CALIBRATED * len(order)))
         drawn = Drawn(scores[chosen], texts.correct, texts.tokens, texts.voted)
         threshold = calibrate(drawn.of(order[:count]))
