@@ -96,7 +96,7 @@ REFERENCE = {
         "latent.gen.methods.causal_diffae", "latent.gen.scm", "latent.gen.graph", "latent.gen.unet",
         "latent.gen.sampling", "latent.gen.metrics", "latent.gen.regressors", "latent.gen.pictures",
         "latent.gen.editing", "latent.gen.worlds.world", "latent.gen.worlds.pendulum", "latent.gen.worlds.flow",
-        "latent.gen.worlds.morphomnist", "latent.gen.worlds.circles", "latent.gen.backbones",
+        "latent.gen.worlds.morphomnist", "latent.gen.worlds.circles", "latent.gen.backbones", "latent.gen.autoencoder",
         "latent.gen.methods.concept_space", "latent.gen.concept_trace", "latent.gen.elicitation",
         "latent.gen.text_to_image", "latent.gen.methods.gan_multidir", "latent.gen.latent_probes",
         "latent.gen.generator", "latent.gen.small_gan", "latent.gen.straight", "latent.gen.shifts",

@@ -8,7 +8,7 @@ from latent.core.activations import Add, Scale, capture, edit, prepare
 from latent.core.errors import LatentError
 from latent.core.run.seed import generator, isolated
 from latent.gen.sampling import Sampler
-from latent.gen.unet import ConditionalUNet, small_unet
+from latent.gen.unet import ConditionalUNet, conditional, small_unet
 
 
 @pytest.fixture(scope="module")
@@ -170,6 +170,45 @@ def test_a_diffusion_transformer_is_read_and_edited():
         handle.remove()
         assert torch.allclose(edited, wanted, atol=1e-6)
         assert torch.equal(call(), plain)
+
+
+@pytest.mark.parametrize(
+    ("site", "width"),
+    [("unet.down_blocks.1.attentions.0.transformer_blocks.0", 16), ("transformer.transformer_blocks.1", 16)],
+)
+def test_a_network_that_is_told_a_vector_is_edited_while_it_samples(site, width):
+    with isolated(0, "test"):
+        network = DiTTransformer2DModel(
+            num_attention_heads=2, attention_head_dim=8, in_channels=4, num_layers=2, sample_size=8, out_channels=8,
+            num_embeds_ada_norm=10,
+        ) if site.startswith("transformer") else UNet2DConditionModel(
+            sample_size=8, block_out_channels=(8, 16), layers_per_block=1, cross_attention_dim=12, norm_num_groups=8,
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), attention_head_dim=4,
+            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        )  # fmt: skip
+        for parameter in network.parameters():
+            torch.nn.init.normal_(parameter, std=0.1)
+        model = conditional(network, 3).eval()
+    noise, condition = torch.randn(2, 4, 8, 8, generator=generator(5, "test")), torch.ones(2, 3)
+    vector, sampler = torch.randn(width, generator=generator(6, "test")), Sampler(DDIMScheduler(), 4)
+
+    def sample():
+        return sampler.decode(lambda noisy, times: model(noisy, times, condition), noise)
+
+    with torch.no_grad():
+        plain = sample()
+        with capture(model, ["embed", site]) as acts:
+            model(noise, torch.tensor([3, 700]), condition)
+        assert acts[site].shape[::2] == (2, width)
+        assert len(acts["embed"]) == 2
+        with edit(model, {site: Add(vector)}):
+            edited = sample()
+        handle = model.get_submodule(site).register_forward_hook(lambda _module, _given, out: out + vector)
+        wanted = sample()
+        handle.remove()
+        assert torch.allclose(edited, wanted, atol=1e-5)
+        assert (edited - plain).abs().max() > 1e-3
+        assert torch.equal(sample(), plain)
 
 
 def test_a_place_that_is_not_there_is_named(unet, given):

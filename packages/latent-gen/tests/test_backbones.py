@@ -1,10 +1,25 @@
-"""Loading U-Nets: from their own folder, from a pipeline's, and every way in which it can fail."""
+"""Loading networks: from their own folder, from a pipeline's, and every way in which it can fail."""
 
 import json
+import shutil
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, DDPMPipeline, DDPMScheduler, UNet2DModel
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    DDPMPipeline,
+    DDPMScheduler,
+    DiTPipeline,
+    DiTTransformer2DModel,
+    FlowMatchEulerDiscreteScheduler,
+    PNDMScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+    UNet2DModel,
+    VQModel,
+)
+from safetensors.torch import save_file
 
 from latent.core.errors import ConfigError, FormatError, HubError
 from latent.core.run.seed import generator, isolated
@@ -41,6 +56,90 @@ def test_a_pipeline_gives_its_unet_and_its_noise_levels(pipeline):
     # It is the pipeline's own noise: the same schedule, not merely one of as many levels.
     wanted = DDIMScheduler(num_train_timesteps=200, beta_schedule="squaredcos_cap_v2").add_noise(x, x.flip(0), time)
     torch.testing.assert_close(sampler.noisy(x, x.flip(0), time), wanted)
+
+
+@pytest.fixture(scope="module")
+def latent(tmp_path_factory):
+    """Pipelines with an autoencoder: a U-Net with prompts, and a transformer."""
+    with isolated(1, "parts"):
+        vae = AutoencoderKL(block_out_channels=(4,), norm_num_groups=2, sample_size=8, scaling_factor=0.3)
+        unet = UNet2DConditionModel(
+            sample_size=8, block_out_channels=(8,), layers_per_block=1, norm_num_groups=4, cross_attention_dim=12,
+            attention_head_dim=4, down_block_types=("CrossAttnDownBlock2D",), up_block_types=("CrossAttnUpBlock2D",),
+        )  # fmt: skip
+        transformer = DiTTransformer2DModel(
+            num_attention_heads=2, attention_head_dim=8, num_layers=1, sample_size=8, num_embeds_ada_norm=3
+        )
+    folder = tmp_path_factory.mktemp("latent")
+    scheduler = PNDMScheduler(
+        beta_schedule="scaled_linear", steps_offset=1, skip_prk_steps=True, num_train_timesteps=100
+    )
+    StableDiffusionPipeline(
+        vae=vae, text_encoder=None, tokenizer=None, unet=unet, scheduler=scheduler, safety_checker=None,
+        feature_extractor=None, requires_safety_checker=False,
+    ).save_pretrained(folder / "text")  # fmt: skip
+    DiTPipeline(transformer, vae, scheduler).save_pretrained(folder / "dit")
+    return folder
+
+
+@pytest.mark.parametrize(("kind", "part"), [("text", "unet"), ("dit", "transformer")])
+def test_a_latent_pipeline_gives_network_autoencoder_and_noise_levels(latent, kind, part):
+    found = load_backbone(latent / kind)
+    alone = load_backbone(latent / kind / part)
+    assert alone.autoencoder is None
+    assert type(found.network) is type(alone.network)
+    assert not found.network.training
+    assert not found.autoencoder.training
+    for name, weight in alone.network.state_dict().items():
+        assert torch.equal(found.network.state_dict()[name], weight)
+    assert found.autoencoder.config.scaling_factor == 0.3
+    settings = found.settings()
+    assert json.loads(settings["scheduler"])["num_train_timesteps"] == 100
+    assert str(latent) not in "".join(settings.values())
+    assert (alone.settings()["autoencoder"], alone.settings()["unet"]) == ("", settings["unet"])
+    with pytest.raises(FormatError, match=r"holds a \w+ beside an autoencoder, not a UNet2DModel"):
+        load_unet(latent / kind)
+
+
+def test_a_pipeline_of_other_parts_is_refused(pipeline, latent, tmp_path):
+    vq = tmp_path / "vq"
+    shutil.copytree(pipeline, vq)
+    VQModel(block_out_channels=(4,), norm_num_groups=2).save_pretrained(vq / "vqvae")
+    with pytest.raises(FormatError, match="holds a VQModel; expected AutoencoderKL"):
+        load_backbone(vq)
+    half = tmp_path / "half"
+    shutil.copytree(latent / "dit", half)
+    (half / "vae" / "diffusion_pytorch_model.safetensors").unlink()
+    with pytest.raises(FormatError, match=r"AutoencoderKL in .* cannot be read"):
+        load_backbone(half)
+    shutil.rmtree(half / "vae")  # its index names one
+    with pytest.raises(FormatError, match="no AutoencoderKL"):
+        load_backbone(half)
+
+
+def test_a_pipeline_without_noise_levels_is_refused(pipeline, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(pipeline, folder)
+    FlowMatchEulerDiscreteScheduler().save_pretrained(folder / "scheduler")
+    with pytest.raises(FormatError, match="FlowMatchEulerDiscreteScheduler has no beta_schedule"):
+        load_backbone(folder)
+    shutil.rmtree(folder / "scheduler")
+    with pytest.raises(FormatError, match="no noise levels"):
+        load_backbone(folder)
+
+
+def test_weights_in_parts_are_read_and_lacking_ones_named(latent, tmp_path):
+    unet = UNet2DConditionModel.from_pretrained(latent / "text" / "unet", low_cpu_mem_usage=False)
+    unet.save_pretrained(tmp_path, max_shard_size="50KB")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 1
+    found = load_backbone(tmp_path).network.state_dict()
+    assert all(torch.equal(found[name], weight) for name, weight in unet.state_dict().items())
+    weights = {name: weight for name, weight in unet.state_dict().items() if name != "conv_in.bias"}
+    for path in tmp_path.glob("*.safetensors*"):
+        path.unlink()
+    save_file(weights, tmp_path / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(FormatError, match=r"lacks 1 weights, conv_in\.bias"):
+        load_backbone(tmp_path)
 
 
 def test_a_unet_alone_has_no_scheduler(pipeline, tmp_path):

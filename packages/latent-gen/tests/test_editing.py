@@ -129,6 +129,30 @@ def test_a_batch_that_does_not_fit_is_halved_and_said(model, run, monkeypatch):
     ]
 
 
+def test_interventions_that_do_not_fit_together_go_one_after_another_by_one_inversion(model, run, monkeypatch):
+    images, said, whole, inverted = editing.examples(run / editing.EXAMPLES, 1), [], model.counterfactuals, []
+
+    def small(x, interventions, **kwargs):
+        if len(interventions) > 2:
+            raise torch.OutOfMemoryError("out of memory")
+        return whole(x, interventions, **kwargs)
+
+    class Heard(editing.SilentProgress):
+        def message(self, text):
+            said.append(text)
+
+    sets = [{"angle": 0.1}, {"light": 1.0}, {"angle": -0.1}]
+    wanted = editing.edit_pictures(model, images, sets)
+    invert = model.invert
+    monkeypatch.setattr(model, "counterfactuals", small)
+    monkeypatch.setattr(model, "invert", lambda x, **kwargs: inverted.append(len(x)) or invert(x, **kwargs))
+    made = editing.edit_pictures(model, images, sets, progress=Heard())
+    assert torch.allclose(made.counterfactual, wanted.counterfactual, atol=1e-4)
+    assert torch.allclose(made.reconstructed, wanted.reconstructed, atol=1e-4)
+    assert said == ["Out of memory with 4 interventions at a time; going on with 2."]
+    assert inverted == [1]
+
+
 def test_values_are_numbers_or_deviations(model):
     assert editing.read_value(model, "light", "1.25") == 1.25
     assert editing.read_value(model, "light", "+2sd") == 2.5

@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from latent.core.errors import ConfigError
+from latent.core.hub.auto import AutoLatent
 from latent.core.run.context import ArmContext
+from latent.core.run.seed import isolated
 from latent.gen.experiments import causal_diffae
 from latent.gen.experiments.causal_diffae import ARMS, CLAIMS, MEASURES, PRESETS
 from latent.gen.experiments.counterfactual_worlds import answers, graph_of, load, nodes_of, reader
@@ -30,7 +33,7 @@ class Oracle:
 
     def __init__(self, data):
         self.data, self.graph = data, data.graph
-        self.middle, self.spread = data.world.middle, data.world.spread
+        self.middle, self.spread, self.space = data.world.middle, data.world.spread, data.world.shape
 
     def restore(self, deviations, factor):
         return float(self.middle[factor] + deviations * self.spread[factor])
@@ -79,6 +82,43 @@ def test_an_oracle_casts_shadows_where_they_must_be(context):
     assert found["bob_set"] > 0.5
     assert found["shadow_unseen"] == 0
     assert found["shadow_obeys"] == pytest.approx(1.0, abs=0.05)
+
+
+def test_a_run_begins_with_a_pipeline_of_diffusers_and_its_model_comes_back(context, tmp_path):
+    from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+
+    with isolated(0, "pipeline"):
+        unet = UNet2DConditionModel(
+            block_out_channels=(8,), layers_per_block=1, norm_num_groups=4, cross_attention_dim=12, sample_size=8,
+            attention_head_dim=4, down_block_types=("CrossAttnDownBlock2D",), up_block_types=("CrossAttnUpBlock2D",),
+        )  # fmt: skip
+        vae = AutoencoderKL(
+            block_out_channels=(4, 4), norm_num_groups=2, layers_per_block=1, mid_block_add_attention=False,
+            down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+        )  # fmt: skip
+    scheduler = DDIMScheduler(beta_schedule="scaled_linear", steps_offset=1, clip_sample=False)
+    StableDiffusionPipeline(
+        vae=vae, text_encoder=None, tokenizer=None, unet=unet, scheduler=scheduler, safety_checker=None,
+        feature_extractor=None, requires_safety_checker=False,
+    ).save_pretrained(tmp_path / "pipeline")  # fmt: skip
+    smoke = PRESETS["smoke"]
+    training = replace(
+        smoke.pendulum, size=16, pictures=60, steps=2, rows=4,
+        model=replace(smoke.pendulum.model, steps=2, encoder_widths=(8,)),
+    )  # fmt: skip
+    config = replace(smoke, world="pendulum", pendulum=training, backbone=str(tmp_path / "pipeline"))
+    result = causal_diffae.run_arm("pendulum", config, context)
+    assert set(result.measures) <= set(MEASURES)
+    assert result.arrays["shown"].shape[2:] == (3, 16, 16)
+    model = AutoLatent.from_pretrained(str(context.folder / "model"))
+    assert model.space == (4, 8, 8)
+    for name, weight in vae.state_dict().items():
+        assert torch.equal(model.autoencoder.state_dict()[name], weight)
+    # Two updates move its weights by little: it is the pipeline's network, and no other.
+    after, before = model.denoiser.unet.state_dict(), unet.state_dict()
+    assert max((after[name] - weight).abs().max() for name, weight in before.items()) < 5 * training.learning_rate
+    with pytest.raises(ConfigError, match=r"from 4 to 4 channels .* pictures have 3 channels"):
+        causal_diffae.run_arm("pendulum", replace(config, backbone=str(tmp_path / "pipeline" / "unet")), context)
 
 
 def test_arms_are_told_their_graphs():

@@ -1,12 +1,18 @@
 """CausalDiffAE: losses by hand, abduction, action, prediction, guidance, and mistakes."""
 
+import copy
+from dataclasses import replace
+
 import pytest
 import torch
+from diffusers import AutoencoderKL, DiTTransformer2DModel
 
 from latent.core.errors import ConfigError, ShapeError, UnknownName
+from latent.core.hub.auto import AutoLatent
 from latent.core.hub.format import load_model, save_model
 from latent.core.run.seed import generator, isolated
 from latent.core.run.training import fit_in_memory
+from latent.gen.backbones import Backbone
 from latent.gen.methods.causal_diffae import (
     CausalDiffAE,
     CausalDiffAEConfig,
@@ -253,6 +259,115 @@ def test_a_unet_of_diffusers_by_its_config_and_a_scheduler_by_its_own():
         plain = unet.eval()(noisy, times).sample
         told = model.denoiser(noisy, times, torch.randn(2, 16, generator=generator(9)))
     assert torch.allclose(plain, told, atol=1e-6)  # it begins as what it was, whatever it is told
+
+
+# Checkpoints of diffusers and the space of an autoencoder -------------------------------------------------------------
+
+
+def dit_in_latents():
+    """A transformer that also predicts a variance, an autoencoder that halves pictures, and noise levels."""
+    vae = AutoencoderKL(
+        block_out_channels=(4, 8), norm_num_groups=2, layers_per_block=1, scaling_factor=0.5, shift_factor=0.1,
+        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+    )  # fmt: skip
+    transformer = DiTTransformer2DModel(
+        num_attention_heads=2, attention_head_dim=8, out_channels=8, num_layers=2, sample_size=4, num_embeds_ada_norm=5
+    )
+    for parameter in transformer.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    return Backbone(transformer.eval(), {"num_train_timesteps": 200, "beta_schedule": "linear"}, "made", vae.eval())
+
+
+@pytest.fixture(scope="module")
+def latent():
+    """A model of pictures with one channel that begins as such a checkpoint, and the checkpoint."""
+    with isolated(3, "test"):
+        backbone = dit_in_latents()
+        made = CausalDiffAE(replace(SMALL, steps=50, **backbone.settings()))
+        made.begin_with(backbone)
+        torch.nn.init.normal_(made.denoiser.embed.weight, std=0.5)
+    return made.eval(), backbone
+
+
+def test_the_diffusion_works_in_the_space_of_the_autoencoder(latent, x):
+    model, backbone = latent
+    assert model.space == model.start.shape[1:] == (4, 4, 4)
+    with torch.no_grad():
+        known = (backbone.autoencoder.encode(x.repeat(1, 3, 1, 1)).latent_dist.mean - 0.1) * 0.5
+        assert torch.allclose(model.latents(x), known, atol=1e-6)
+        noise = model.invert(x)
+        assert noise.shape == (4, 4, 4, 4)
+        z = model.encode(x)
+        again, other = (
+            model.sampler.decode(lambda noisy, times: model.denoiser(noisy, times, z), start)
+            for start in (noise, noise.roll(1, 0))
+        )
+        assert (again - known).square().mean() < 0.01 * known.var()
+        assert (other - known).square().mean() > 0.1 * known.var()
+        assert torch.allclose(model.decode(z, noise), model.pictures(again), atol=1e-5)
+        made = model.counterfactuals(x, [{}, {"thickness": 5.0}, {"thickness": 0.0}], guidance=2.0)
+        assert made.shape == (4, 3, 1, 8, 8)
+        assert (made[:, 1] - made[:, 2]).abs().max() > 1e-3
+        alone = model.counterfactuals(x[1:2], [{"thickness": 5.0}], guidance=2.0)
+        assert torch.allclose(made[1:2, 1:2], alone, atol=1e-4)
+
+
+def test_training_leaves_the_autoencoder_as_it_is(latent):
+    model = copy.deepcopy(latent[0])
+    images, labels = squares(32)
+    learner = CausalDiffAELearner(model, dropped=0.5, warm_up=0)
+    source = LabelledPictures(images, labels, 2, rows=8, noise_levels=200, latents=model.latents(images))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    fit_in_memory(learner, source, steps=2, seed=0, device=torch.device("cpu"))
+    moved = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert not any(name.startswith("autoencoder") for name in moved)
+    assert {"encoder.0.weight", "denoiser.embed.weight", "denoiser.transformer.pos_embed.proj.weight"} <= moved
+    assert any(name.endswith("class_embedder.none") for name in moved)
+    assert all(weight.grad is None for weight in model.autoencoder.parameters())
+    assert model.encoder[0].weight.grad.abs().sum() > 0
+
+
+def test_a_batch_holds_the_latents_of_its_pictures(latent):
+    model = latent[0]
+    images, labels = torch.rand(9, 1, 8, 8, generator=generator(11)) * 2 - 1, torch.randn(9, 2, generator=generator(12))
+    source = LabelledPictures(images, labels, 2, rows=5, latents=model.latents(images))
+    batch = source.batch(0, seed=0, device=torch.device("cpu"))
+    assert torch.allclose(batch["latents"], model.latents(batch["images"]), atol=1e-6)
+    assert batch["noise"].shape == (5, 4, 4, 4)
+    plain = LabelledPictures(images, labels, 2, rows=5).batch(0, seed=0, device=torch.device("cpu"))
+    assert "latents" not in plain
+    with pytest.raises(ConfigError, match="no latents"):
+        CausalDiffAELearner(copy.deepcopy(model)).step(plain, step=0)
+    with pytest.raises(ShapeError, match="9 pictures and 2 latents"):
+        LabelledPictures(images, labels, 2, latents=torch.zeros(2, 4, 4, 4))
+
+
+def test_a_model_with_a_transformer_and_an_autoencoder_comes_back_bit_for_bit(latent, x, tmp_path):
+    model = latent[0]
+    save_model(model, tmp_path / "model", method="gen/causal-diffae")
+    loaded = AutoLatent.from_pretrained(str(tmp_path / "model"))
+    state = loaded.state_dict()
+    assert all(torch.equal(state[name], value) for name, value in model.state_dict().items())
+    assert not any(weight.requires_grad for weight in loaded.autoencoder.parameters())
+    with torch.no_grad():
+        do = {"thickness": 3.0}
+        assert torch.equal(loaded.counterfactual(x, do), model.counterfactual(x, do))
+
+
+def test_what_does_not_fit_an_autoencoder_is_refused(latent, x):
+    model, backbone = latent
+    settings = backbone.settings()
+    with pytest.raises(ConfigError, match=r"goes from 3 to 3 .* 1/2; pictures have 2 channels"):
+        CausalDiffAE(replace(SMALL, channels=2, **settings))
+    with pytest.raises(ConfigError, match=r"to 1/2; latents, 1/2 of a picture's side, have .* sides of 5"):
+        CausalDiffAE(replace(SMALL, size=10, **settings))
+    with pytest.raises(ConfigError, match="no config of an autoencoder"):
+        CausalDiffAE(replace(SMALL, **{**settings, "autoencoder": settings["unet"]}))
+    with pytest.raises(ConfigError, match=r"from 4 to 8 channels .* pictures have 1") as caught:
+        CausalDiffAE(replace(SMALL, **{**settings, "autoencoder": ""}))
+    assert "vae folder" in caught.value.hint
+    with pytest.raises(ShapeError, match=r"noise is \[4, 1, 8, 8\]; expected \[batch 4 4 4\]"):
+        model.counterfactuals(x, [{}], noise=torch.zeros_like(x))
 
 
 @pytest.mark.parametrize(

@@ -117,21 +117,26 @@ def edit_pictures(
         for name in do:
             model.causal_graph.index(name)
     shown = progress or SilentProgress()
-    random = torch.randn(images.shape, generator=generator(seed, "edited")).to(images)
+    random = torch.randn(len(images), *model.space, generator=generator(seed, "edited")).to(images)
+
+    sets: list[Mapping[str, float]] = [{}, *interventions]
 
     def work(start: int, stop: int) -> Tensor:
-        some = images[start:stop]
+        some, given = images[start:stop], random[start:stop] if noise == "random" else None
 
         def seen(done: int, total: int) -> None:
             shown.update(f"pictures {start} to {stop - 1}", done, total)
 
-        return model.counterfactuals(
-            some,
-            [{}, *interventions],
-            noise=random[start:stop] if noise == "random" else None,
-            guidance=guidance,
-            seen=seen,
-        )
+        if len(some) > 1 or len(sets) < 2:
+            return model.counterfactuals(some, sets, noise=given, guidance=guidance, seen=seen)
+        # Where not all of a single picture's interventions fit into memory, fewer do; its noise is found once.
+        begin = model.invert(some, seen=seen) if given is None else given
+
+        def part(first: int, last: int) -> Tensor:
+            return model.counterfactuals(some, sets[first:last], noise=begin, guidance=guidance, seen=seen)
+
+        made = in_batches(part, len(sets), len(sets), what="interventions", say=shown.message)
+        return torch.cat(made, dim=1)
 
     with torch.inference_mode():
         made = torch.cat(in_batches(work, len(images), batch, what="pictures", say=shown.message))

@@ -16,7 +16,7 @@ from diffusers import DDIMInverseScheduler, DDIMScheduler
 from latent.core.errors import ConfigError
 from latent.core.typing import Float, Int, Tensor
 
-__all__ = ["Denoiser", "Sampler", "guided", "scheduler_config"]
+__all__ = ["Denoiser", "Sampler", "Seen", "guided", "scheduler_config"]
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]
 Seen = Callable[[int, int], None]

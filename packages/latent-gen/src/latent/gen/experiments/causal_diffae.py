@@ -6,11 +6,10 @@ model: the same without a graph, with the graph turned round, with labels of oth
 drawn pendulum, where all is measured in closed form, tells where a shadow must be.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -27,7 +26,16 @@ from latent.core.run.experiment import Arm, ArmResult
 from latent.core.run.seed import isolated
 from latent.gen.backbones import load_backbone
 from latent.gen.editing import EXAMPLES
-from latent.gen.experiments.counterfactual_worlds import Data, Training, WorldName, answers, load, nodes_of, reader
+from latent.gen.experiments.counterfactual_worlds import (
+    Data,
+    Training,
+    WorldName,
+    answers,
+    decoded,
+    load,
+    nodes_of,
+    reader,
+)
 from latent.gen.methods.causal_diffae import CausalDiffAE, CausalDiffAEConfig, CausalDiffAELearner, LabelledPictures
 from latent.gen.pictures import to_unit
 
@@ -47,7 +55,9 @@ class Experiment:
     """Settings of the experiment."""
 
     world: WorldName = setting("morphomnist", "What pictures show, for all arms but the pendulum's: or pendulum, flow.")
-    backbone: str = setting("", "U-Net of diffusers to begin with: a folder or a Hub id; empty for random weights.")
+    backbone: str = setting(
+        "", "U-Net, DiT or pipeline of diffusers to begin with: a folder or a Hub id; empty for random weights."
+    )
     noise: float = setting(2.0, "Deviation of the noise with which the digits' brightness is drawn.", paper="0.5")
     labelled: float = setting(0.1, "Share of the labels that the arm few-labels has.")
     guidance: float = setting(2.0, "Strength of the factors, beside 1.", paper="w")
@@ -295,18 +305,13 @@ def run_arm(arm: str, config: Experiment, context: ArmContext) -> ArmResult:
 def _trained(data: Data, training: Training, config: Experiment, context: ArmContext) -> CausalDiffAE:
     """Return the model, trained, in evaluation mode."""
     settings = data.model_config(training)
-    weights = None
-    if config.backbone:
-        found = load_backbone(config.backbone)
-        # A U-Net without a scheduler beside it was trained as diffusers' schedulers are by default.
-        levels = json.dumps(dict(found.scheduler) or {"prediction_type": "epsilon"}, sort_keys=True)
-        unet: Any = found.unet
-        settings = replace(settings, unet=unet.to_json_string(), scheduler=levels)
-        weights = unet.state_dict()
+    found = load_backbone(config.backbone) if config.backbone else None
+    if found is not None:
+        settings = replace(settings, **found.settings())
     with isolated(context.seed, "model"):
         model = CausalDiffAE(settings)
-    if weights is not None:
-        model.denoiser.begin_with(weights)
+    if found is not None:
+        model.begin_with(found)
     model.to(context.device)
     learner = CausalDiffAELearner(
         model,
@@ -317,8 +322,9 @@ def _trained(data: Data, training: Training, config: Experiment, context: ArmCon
         dropped=training.dropped,
     )
     source = LabelledPictures(
-        data.images, data.labels, settings.block, rows=training.rows, noise_levels=model.sampler.levels
-    )
+        data.images, data.labels, settings.block, rows=training.rows, noise_levels=model.sampler.levels,
+        latents=model.latents(data.images) if model.autoencoder is not None else None,
+    )  # fmt: skip
     context.fit(learner, source, training.steps)
     return model.eval()
 
@@ -350,14 +356,11 @@ def _shadows(model: CausalDiffAE, data: Data, config: Experiment, context: ArmCo
     """Return where the shadow of a light that is set falls, and what setting a shadow does to the pendulum."""
     world, x = data.world, data.tested
     noise = context.generator("shadows")
-    start = torch.randn(x.shape, generator=noise, device=noise.device).to(x)
+    start = torch.randn(len(x), *model.space, generator=noise, device=noise.device).to(x)
     lights, places, bobs = (_three(world, index) for index in (1, 3, 0))
     sets = [{}, *({"light_angle": at} for at in lights), *({"shadow_position": at} for at in places),
             *({"pendulum_angle": at} for at in bobs)]  # fmt: skip
-    made = torch.cat([
-        model.counterfactuals(some, sets, noise=begin, guidance=1.0)
-        for some, begin in zip(x.split(32), start.split(32), strict=True)
-    ])  # fmt: skip
+    made = decoded(model, x, sets, start, 1.0, context, "shadow_")
     shown = world.measure(made.flatten(0, 1)).unflatten(0, made.shape[:2])
     errors, unset = [], []
     for place, light in enumerate(lights, start=1):

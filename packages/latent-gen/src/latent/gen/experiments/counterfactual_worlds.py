@@ -8,6 +8,7 @@ import torch
 
 from latent.core.config import setting
 from latent.core.run.context import ArmContext
+from latent.core.run.memory import in_batches
 from latent.core.run.seed import generator, isolated
 from latent.core.typing import Tensor
 from latent.gen.graph import CausalGraph
@@ -22,7 +23,7 @@ from latent.gen.worlds.world import Scene
 if TYPE_CHECKING:
     from latent.gen.experiments.causal_diffae import Experiment
 
-__all__ = ["Data", "Training", "WorldName", "answers", "graph_of", "load", "nodes_of", "reader"]
+__all__ = ["Data", "Training", "WorldName", "answers", "decoded", "graph_of", "load", "nodes_of", "reader"]
 
 WorldName = Literal["morphomnist", "pendulum", "flow"]
 Reader = Callable[[Tensor], Tensor]
@@ -165,7 +166,7 @@ def answers(
     picture's own, plain and with guidance.
     """
     graph, x = data.graph, data.tested
-    random = torch.randn(x.shape, generator=generator(context.seed, "noise")).to(x)
+    random = torch.randn(len(x), *model.space, generator=generator(context.seed, "noise")).to(x)
     own = model.invert(x)
     sets = [{name: model.restore(value, graph.index(name))} for name in graph.nodes for value in (-1.0, 1.0)]
     measures: dict[str, float] = {}
@@ -175,7 +176,7 @@ def answers(
         ("", random, 1.0), ("guided_", random, config.guidance),
         ("kept_", own, 1.0), ("kept_guided_", own, config.guidance), ("untold_", random, 0.0),
     ):  # fmt: skip
-        made = _decode(model, x, [{}, *sets], noise, strength, context, name)
+        made = decoded(model, x, [{}, *sets], noise, strength, context, name)
         shown = read(made.flatten(0, 1)).unflatten(0, made.shape[:2])
         by_factor = shown[:, 1:].unflatten(1, (len(graph.nodes), 2)).permute(1, 2, 0, 3)
         table[f"{name}effects"] = effects(by_factor, (-1.0, 1.0))
@@ -203,16 +204,15 @@ def answers(
     return measures, {**table, "shown": shown, "truth": truth[:8], "examples": x[:64]}
 
 
-def _decode(
+def decoded(
     model: CausalDiffAE, x: Tensor, sets: list[dict[str, float]], noise: Tensor, strength: float,
     context: ArmContext, task: str,
 ) -> Tensor:  # fmt: skip
-    """Return pictures with each set of factors, a block of pictures at a time."""
-    made = []
-    for start in range(0, len(x), 32):
-        rows = slice(start, start + 32)
-        made.append(model.counterfactuals(x[rows], sets, noise=noise[rows], guidance=strength))
-        context.report_progress(f"{task}pictures", min(start + 32, len(x)), len(x))
+    """Return pictures with each set of factors, as many at a time as fit into memory."""
+    made = in_batches(
+        lambda start, stop: model.counterfactuals(x[start:stop], sets, noise=noise[start:stop], guidance=strength),
+        len(x), 32, what="pictures", done=lambda done, total: context.report_progress(f"{task}pictures", done, total),
+    )  # fmt: skip
     return torch.cat(made)
 
 
@@ -234,22 +234,20 @@ def _identity(
 ) -> dict[str, float]:
     """Return what is kept of a picture when nothing is set, and when a factor is set and set back."""
     x, first = data.tested, data.graph.nodes[0]
-    other = _decode(model, x, [{}], own.roll(1, 0), 1.0, context, "other_")[:, 0]
+    other = decoded(model, x, [{}], own.roll(1, 0), 1.0, context, "other_")[:, 0]
     at_random = max(unlike(pictures[""][:, 0], x), 1e-12)
     # There and back, each time by the noise of the picture that is at hand; back to what was read at first.
     there = pictures["kept_"][:, 2]
     own_factor = model.encode(x).unflatten(1, (len(data.graph.nodes), -1)).mean(dim=2)[:, 0]
     values = own_factor * data.world.spread[0].to(x) + data.world.middle[0].to(x)
-    back = torch.cat(
-        [
-            model.counterfactual(some, {first: value})
-            for some, value in zip(there.split(32), values.split(32), strict=True)
-        ]
-    )
+    back = in_batches(
+        lambda start, stop: model.counterfactual(there[start:stop], {first: values[start:stop]}),
+        len(x), 32, what="pictures",
+    )  # fmt: skip
     return {
         "kept": unlike(pictures["kept_"][:, 0], x) / at_random,
         "kept_of_other": unlike(other, x) / at_random,
-        "reversibility": unlike(back, x),
+        "reversibility": unlike(torch.cat(back), x),
     }
 
 

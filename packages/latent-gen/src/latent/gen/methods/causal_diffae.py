@@ -21,11 +21,13 @@ from latent.core.errors import ConfigError, ShapeError
 from latent.core.nn import FusedAdam
 from latent.core.run.seed import generator
 from latent.core.typing import Bool, Float, Tensor, checked
+from latent.gen.autoencoder import autoencoder_from_json, latent_shape, latents_of, pictures_of
+from latent.gen.backbones import Backbone
 from latent.gen.encoders import picture_encoder
 from latent.gen.graph import CausalGraph
-from latent.gen.sampling import Denoiser, Sampler, guided, scheduler_config
+from latent.gen.sampling import Denoiser, Sampler, Seen, guided, scheduler_config
 from latent.gen.scm import NeuralSCM
-from latent.gen.unet import ConditionalUNet, small_unet, unet_from_json
+from latent.gen.unet import check_sides, conditional, small_unet, unet_from_json
 
 __all__ = ["CausalDiffAE", "CausalDiffAEConfig", "CausalDiffAELearner", "LabelledPictures", "label_divergence"]
 
@@ -51,7 +53,10 @@ class CausalDiffAEConfig:
     widths: tuple[int, ...] = setting((16, 32), "Channels of the U-Net.", paper="128, 256, 256")
     layers: int = setting(1, "Residual blocks of a level.", paper="3")
     attention: tuple[int, ...] = setting((), "Levels of the U-Net with attention, from 0.", paper="at 16 and 8 pixels")
-    unet: str = setting("", "Config of a diffusers U-Net as JSON, in place of the four settings before.")
+    unet: str = setting("", "Config of a diffusers U-Net or DiT as JSON, in place of the three settings before.")
+    autoencoder: str = setting(
+        "", "Config of a diffusers AutoencoderKL as JSON, in whose space the diffusion works; empty for pixels."
+    )
     noise_levels: int = setting(1000, "Noise levels of the diffusion.", paper="1000; 2000 for Circuit")
     schedule: Literal["linear", "squaredcos_cap_v2"] = setting("linear", "Schedule of the noise.", paper="linear")
     prediction: Literal["epsilon", "v_prediction"] = setting(
@@ -89,12 +94,15 @@ class CausalDiffAEConfig:
 class CausalDiffAE(Model, Encodes, Decodes, Counterfacts, HasGraph):
     """Diffusion autoencoder with causal code.
 
-    Pictures are in [-1, 1]. Values of factors are in the units of the config's `middle` and `spread`.
+    Pictures are in [-1, 1]. Values of factors are in the units of the config's `middle` and `spread`. The diffusion,
+    and with it all noise, is in the space of pixels, or in that of an autoencoder, which is not trained.
 
     Attributes:
         encoder: `[batch channels height width]` -> mean and scale of each block's noise.
         scm: Noise -> blocks.
-        denoiser: U-Net of diffusers, told the blocks.
+        denoiser: U-Net or transformer of diffusers, told the blocks.
+        autoencoder: `AutoencoderKL` of diffusers without gradients, or None.
+        space: Shape of what the diffusion makes of noise, `[channels height width]`.
         sampler: DDIM both ways.
         start: Noise that `decode` begins with when it is given none.
     """
@@ -111,15 +119,25 @@ class CausalDiffAE(Model, Encodes, Decodes, Counterfacts, HasGraph):
             channels=config.channels, size=config.size, outputs=2 * width, widths=config.encoder_widths
         )
         self.scm = NeuralSCM(graph, config.block, hidden=config.mechanism_hidden, order=config.mechanism_order)
+        autoencoder = autoencoder_from_json(config.autoencoder) if config.autoencoder else None
+        pixels = torch.Size((config.channels, config.size, config.size))
+        self.space = latent_shape(autoencoder, config.channels, config.size) if autoencoder else pixels
+        channels, side = self.space[:2]
         unet = unet_from_json(config.unet) if config.unet else small_unet(
-            channels=config.channels, size=config.size, widths=config.widths, layers=config.layers,
-            attention=config.attention,
+            channels=channels, size=side, widths=config.widths, layers=config.layers, attention=config.attention
         )  # fmt: skip
-        _check_unet(unet, config)
-        self.denoiser = ConditionalUNet(unet, width)
+        what = f"latents, 1/{config.size // side} of a picture's side," if autoencoder else "pictures"
+        check_sides(unet, channels, side, what=what)
+        self.denoiser = conditional(unet, width)
+        self.autoencoder: Any = autoencoder
         self.sampler = Sampler(config.levels, config.steps)
-        side = (1, config.channels, config.size, config.size)
-        self.register_buffer("start", torch.randn(side, generator=generator(0, "causal-diffae", "start")))
+        self.register_buffer("start", torch.randn(1, *self.space, generator=generator(0, "causal-diffae", "start")))
+
+    def begin_with(self, backbone: Backbone) -> None:
+        """Take the weights of a checkpoint of diffusers; the config is built from its `settings()`."""
+        self.denoiser.begin_with(backbone.network.state_dict())
+        if self.autoencoder is not None:
+            self.autoencoder.load_state_dict(backbone.autoencoder.state_dict())
 
     @checked
     def exogenous(
@@ -150,7 +168,7 @@ class CausalDiffAE(Model, Encodes, Decodes, Counterfacts, HasGraph):
     def decode(
         self,
         z: Float[Tensor, "batch latent"],
-        noise: Float[Tensor, "batch channels height width"] | None = None,
+        noise: Float[Tensor, "batch ..."] | None = None,
         *,
         guidance: float | None = None,
     ) -> Float[Tensor, "batch channels height width"]:
@@ -158,8 +176,8 @@ class CausalDiffAE(Model, Encodes, Decodes, Counterfacts, HasGraph):
 
         Args:
             z: Blocks side by side.
-            noise: What the diffusion begins with, which holds all that the factors do not say; the same for all rows
-                if None.
+            noise: What the diffusion begins with, `[batch *space]`, which holds all that the factors do not say; the
+                same for all rows if None.
             guidance: Strength of the factors; the config's if None.
         """
         config = self.config
@@ -170,14 +188,35 @@ class CausalDiffAE(Model, Encodes, Decodes, Counterfacts, HasGraph):
             )
         if noise is None:
             noise = self.start.expand(len(z), -1, -1, -1)
-        return self.sampler.decode(self._told(z, guidance), noise)
+        return self.pictures(self.sampler.decode(self._told(z, guidance), self._begun(noise)))
 
     @checked
     def invert(
-        self, x: Float[Tensor, "batch channels height width"], z: Float[Tensor, "batch latent"] | None = None
-    ) -> Float[Tensor, "batch channels height width"]:
-        """Return the noise from which pictures come, under their own blocks."""
-        return self.sampler.invert(self._told(self.encode(x) if z is None else z, 1.0), x)
+        self,
+        x: Float[Tensor, "batch channels height width"],
+        z: Float[Tensor, "batch latent"] | None = None,
+        *,
+        seen: Seen = lambda _done, _total: None,
+    ) -> Float[Tensor, "batch ..."]:
+        """Return the noise from which pictures come, `[batch *space]`.
+
+        Args:
+            x: Pictures in [-1, 1].
+            z: The blocks under which; their own if None.
+            seen: Is told the number of steps that are done, and of all.
+        """
+        told = self._told(self.encode(x) if z is None else z, 1.0)
+        return self.sampler.invert(told, self.latents(x), seen=seen)
+
+    def latents(self, x: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch ..."]:
+        """Return pictures as the diffusion knows them, `[batch *space]`: themselves, or an autoencoder's latents."""
+        return x if self.autoencoder is None else latents_of(self.autoencoder, x)
+
+    def pictures(self, latents: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch channels height width"]:
+        """Return the pictures of what the diffusion made."""
+        if self.autoencoder is None:
+            return latents
+        return pictures_of(self.autoencoder, latents, channels=self.config.channels)
 
     def counterfactual(self, x: Tensor, do: Do) -> Tensor:
         """Return pictures as they would be had the factors in `do` these values, `[batch channels height width]`.
@@ -202,7 +241,7 @@ class CausalDiffAE(Model, Encodes, Decodes, Counterfacts, HasGraph):
         *,
         noise: Tensor | None = None,
         guidance: float | None = None,
-        seen: Any = lambda _done, _total: None,
+        seen: Seen = lambda _done, _total: None,
     ) -> Tensor:
         """Return pictures under several interventions, `[batch interventions channels height width]`.
 
@@ -211,24 +250,25 @@ class CausalDiffAE(Model, Encodes, Decodes, Counterfacts, HasGraph):
         Args:
             x: Pictures in [-1, 1].
             interventions: Each as in `counterfactual`; an empty one decodes the picture's own blocks.
-            noise: What the diffusion begins with, as `invert` gives it; random noise keeps nothing but the factors.
+            noise: What the diffusion begins with, as `invert` gives it; random noise, `[batch *space]`, keeps nothing
+                but the factors.
             guidance: Strength of the factors; the config's if None.
             seen: Is told the number of steps that are done, those of the inversion first, and of all.
         """
         exogenous, first = self.exogenous(x)[0], 0
         if noise is None:
-            told = self._told(self.scm(exogenous).flatten(1), 1.0)
-            noise = self.sampler.invert(told, x, seen=lambda done, total: seen(done, 2 * total))
+            own = self.scm(exogenous).flatten(1)
+            noise = self.invert(x, own, seen=lambda done, total: seen(done, 2 * total))
             first = self.sampler.steps
         blocks = torch.stack([self.act(exogenous, do) for do in interventions], dim=1)
         count = len(interventions)
-        start = noise[:, None].expand(-1, count, -1, -1, -1).flatten(0, 1)
-        pictures = self.sampler.decode(
+        start = self._begun(noise)[:, None].expand(-1, count, -1, -1, -1).flatten(0, 1)
+        made = self.sampler.decode(
             self._told(blocks.flatten(0, 1), guidance),
             start,
             seen=lambda done, total: seen(first + done, first + total),
         )
-        return pictures.unflatten(0, (len(x), count))
+        return self.pictures(made).unflatten(0, (len(x), count))
 
     def act(self, exogenous: Tensor, do: Do) -> Tensor:
         """Return the blocks side by side that noise becomes when factors are set, `[batch latent]`."""
@@ -262,21 +302,14 @@ class CausalDiffAE(Model, Encodes, Decodes, Counterfacts, HasGraph):
         scale = self.config.guidance if guidance is None else guidance
         return guided(self.denoiser, z, self.denoiser.null(z), scale)
 
-
-def _check_unet(unet: Any, config: CausalDiffAEConfig) -> None:
-    """Refuse a U-Net that is not for the config's pictures.
-
-    Raises:
-        ConfigError: It has other channels, or halves pictures of another size.
-    """
-    given = unet.config
-    channels, halved = (given["in_channels"], given["out_channels"]), 2 ** (len(given["block_out_channels"]) - 1)
-    if channels != (config.channels, config.channels) or config.size % halved:
-        raise ConfigError(
-            f"The U-Net goes from {channels[0]} to {channels[1]} channels and halves sides to 1/{halved}; pictures "
-            f"have {config.channels} channels and sides of {config.size}.",
-            hint="Choose a world or a size of pictures that it is for: world=pendulum has 3 channels.",
-        )
+    def _begun(self, noise: Tensor) -> Tensor:
+        """Return noise, or refuse that of another space."""
+        if noise.shape[1:] != self.space:
+            raise ShapeError(
+                f"noise is {list(noise.shape)}; expected [batch {' '.join(map(str, self.space))}].",
+                hint="Give what invert() gives, or torch.randn(batch, *model.space).",
+            )
+        return noise
 
 
 @checked
@@ -342,40 +375,48 @@ class CausalDiffAELearner(Learner):
             )
         self.model = model
         self.noise_weight, self.label_weight, self.warm_up, self.dropped = noise_weight, label_weight, warm_up, dropped
-        self._optimiser = FusedAdam(model.parameters(), lr=learning_rate)
+        trained = [weight for weight in model.parameters() if weight.requires_grad]
+        self.optimiser = FusedAdam(trained, lr=learning_rate)
 
     def step(self, batch: Batch, *, step: int) -> Mapping[str, Tensor]:
-        """Make one update with a batch of `images`, `labels`, `times`, `noise`, `exogenous` and `chance`."""
+        """Make one update with a batch of `images`, `labels`, `times`, `noise`, `exogenous` and `chance`.
+
+        A model with an autoencoder needs `latents` too: those of the images, which are made once and not here.
+
+        Raises:
+            ConfigError: It has none.
+        """
         model = self.model
         mean, variance = model.exogenous(batch["images"])
         blocks = model.scm(mean + variance.sqrt() * batch["exogenous"])
         told = batch["chance"] >= self.dropped
-        noisy = model.sampler.noisy(batch["images"], batch["noise"], batch["times"])
+        clean = batch["images"] if model.autoencoder is None else _latents(batch)
+        noisy = model.sampler.noisy(clean, batch["noise"], batch["times"])
         predicted = model.denoiser(noisy, batch["times"], blocks.flatten(1) * told[:, None])
-        wanted = model.sampler.target(batch["images"], batch["noise"], batch["times"])
+        wanted = model.sampler.target(clean, batch["noise"], batch["times"])
         denoising = (predicted - wanted).square().mean()
         # Rows without blocks say nothing about them (official code: the terms are means over the others).
         to_normal = (noise_divergence(mean, variance) * told).sum() / told.sum().clamp_min(1)
         to_labels = label_divergence(blocks, batch["labels"], told)
         rising = min(1.0, (step + 1) / self.warm_up) if self.warm_up else 1.0
         loss = denoising + rising * (self.noise_weight * to_normal + self.label_weight * to_labels)
-        self._optimiser.zero_grad(set_to_none=True)
+        self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        self._optimiser.step()
+        self.optimiser.step()
         return {
             "denoising": denoising.detach(),
             "noise_divergence": to_normal.detach(),
             "label_divergence": to_labels.detach(),
         }
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return weights and optimiser."""
-        return {"model": self.model.state_dict(), "optimiser": self._optimiser.state_dict()}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore `state_dict()`'s value."""
-        self.model.load_state_dict(state["model"])
-        self._optimiser.load_state_dict(state["optimiser"])
+def _latents(batch: Batch) -> Tensor:
+    if "latents" not in batch:
+        raise ConfigError(
+            "The model's diffusion works in the space of its autoencoder, and the batch has no latents.",
+            hint="LabelledPictures(images, labels, block, latents=model.latents(images))",
+        )
+    return batch["latents"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -388,6 +429,7 @@ class LabelledPictures(Source):
         block: Coordinates of a factor's block.
         rows: Rows of a batch.
         noise_levels: Noise levels of the diffusion.
+        latents: The pictures in the space of the diffusion, where that is not their own; see `CausalDiffAE.latents`.
     """
 
     images: Tensor
@@ -395,27 +437,32 @@ class LabelledPictures(Source):
     block: int
     rows: int = 64
     noise_levels: int = 1000
+    latents: Tensor | None = None
 
     def __post_init__(self) -> None:
         """Refuse what does not belong together.
 
         Raises:
-            ShapeError: There are not as many labels as pictures, or there is none.
+            ShapeError: There are not as many labels, or latents, as pictures, or there is none.
         """
         if not len(self.images) or len(self.images) != len(self.labels):
             raise ShapeError(f"There are {len(self.images)} pictures and {len(self.labels)} rows of labels.")
+        if self.latents is not None and len(self.latents) != len(self.images):
+            raise ShapeError(f"There are {len(self.images)} pictures and {len(self.latents)} latents.")
 
     def batch(self, step: int, *, seed: int, device: torch.device) -> Batch:
         """Return the batch of `step`, on the device."""
         random = generator(seed, "pictures", step)
         index = torch.randint(len(self.images), (self.rows,), generator=random).to(self.images.device)
         images = self.images[index]
+        latents = {} if self.latents is None else {"latents": self.latents[index]}
         drawn = {
             "times": torch.randint(self.noise_levels, (self.rows,), generator=random),
-            "noise": torch.randn(images.shape, generator=random),
+            "noise": torch.randn(latents.get("latents", images).shape, generator=random),
             "exogenous": torch.randn(self.rows, self.labels.shape[1], self.block, generator=random),
             "chance": torch.rand(self.rows, generator=random),
             "images": images,
             "labels": self.labels[index],
+            **latents,
         }
         return {name: value.to(device) for name, value in drawn.items()}
