@@ -27,7 +27,7 @@ def main() -> None:
     signals = {name: world.signal(name, generator=generator(SEED, "signal")) for name in world.concepts}
     print(f"concept signals: {', '.join(f'{name} {signal:.3f}' for name, signal in signals.items())}")
     scene = world.draw(3000, generator=generator(SEED, "scenes"))
-    source = ConceptPictures(world.render(scene), world.prompts(scene), patch=2, rows=48)
+    source = ConceptPictures(world.render(scene), world.prompts(scene), rows=48)
     with isolated(SEED, "model"):
         model = ConceptGenerator(ConceptConfig(steps=8))
     learner = ConceptLearner(model)

@@ -63,6 +63,45 @@ def test_learning_times_need_a_run_of_checkpoints():
     assert trace.learning_times("11").tolist() == [30, 10]
 
 
+def test_what_is_obeyed_is_of_two_classes_and_nothing_shown_is_wrong():
+    trace = ConceptTrace(FOUR)
+    shown = torch.zeros(4, 10, 2)
+    shown[0, :2, 0] = 1.0  # a fifth of red big is blue
+    shown[2, :9, 0] = 1.0  # nine tenths of blue big are
+    shown[1, :, 1] = 1.0
+    shown[0, 5:, 1] = torch.nan  # half of red big has no size
+    shown[3] = torch.nan
+    trace.add(1, shown)
+    assert trace.obeyed(0).tolist() == pytest.approx([(0.8 + 0.9) / 2])
+    assert trace.obeyed(1).tolist() == pytest.approx([(0.5 + 1) / 2])
+    with pytest.raises(UnknownName, match="combination"):
+        ConceptTrace(("00", "10"), _shown=[shown[:2]], steps=[1]).obeyed(1)
+
+
+def test_leaning_is_what_a_prompt_alone_is_drawn_as():
+    blue_big, red_small = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])
+    shown = torch.zeros(4, 10, 2)
+    shown[1, :, 1] = shown[2, :, 0] = 1.0
+    shown[3, :6], shown[3, 6:8] = blue_big, red_small
+    shown[3, 8:] = torch.nan  # no circles: they do not count
+    trace = ConceptTrace(FOUR)
+    trace.add(1, torch.zeros(4, 10, 2))  # leans nowhere
+    trace.add(2, shown)
+    assert trace.leaning("11", "10", "01", first=2) == pytest.approx((6 - 2) / 8)
+    assert trace.leaning("11", "01", "10", first=2) == pytest.approx((2 - 6) / 8)
+    assert trace.leaning("11", "10", "01") == pytest.approx((6 - 2) / 8 / 2)  # the mean of both checkpoints
+    assert trace.leaning("11", "10", "01", last=1) == 0
+    # A generator that draws red small whatever it is told leans nowhere.
+    deaf = ConceptTrace(FOUR)
+    deaf.add(1, red_small.expand(4, 10, 2))
+    assert deaf.leaning("11", "10", "01") == 0
+    blind = ConceptTrace(FOUR)
+    blind.add(1, torch.full((4, 10, 2), torch.nan))
+    assert math.isnan(blind.leaning("11", "10", "01"))
+    with pytest.raises(UnknownName, match="banana"):
+        trace.leaning("banana", "10", "01")
+
+
 def test_contrasts_are_between_classes_that_differ_in_one_concept():
     trace = ConceptTrace(FOUR, smooth=0.0)
     shown = torch.zeros(4, 10, 2)
@@ -88,6 +127,7 @@ def test_the_turn_is_where_the_path_turns():
     assert float(sharpness[[0, 1, 2, 4, 5, 6]].abs().max()) < 1e-9  # straight, or not known so far back or ahead
     turn = trace.turn("11", generator=generator(0, "turn"), resamples=100, reach=2.0)
     assert (float(turn.step.estimate), turn.angle) == (80, pytest.approx(90))
+    assert turn.sharpness == pytest.approx(0.2 * 0.2)
     assert float(turn.step.low) <= 80 <= float(turn.step.high)
 
 
@@ -105,6 +145,13 @@ def test_a_turn_back_is_sharper_than_one_aside_and_fewer_pictures_are_less_sure(
         turn = trace.turn("11", generator=generator(0, "turn"), resamples=100, reach=2.0)
         widths.append(float(turn.step.high - turn.step.low))
     assert widths[0] > widths[1]
+
+
+def test_what_does_not_move_does_not_turn():
+    turn = trace_of([(0.0, 1.0)] * 6, smooth=2.0).turn("11", generator=generator(0, "turn"), resamples=20)
+    assert turn.sharpness == 0
+    assert math.isnan(turn.angle)
+    assert all(bool(each.isnan()) for each in (turn.step.estimate, turn.step.low, turn.step.high))
 
 
 def test_ways_between_checkpoints_are_straight():
@@ -138,7 +185,10 @@ def test_spearman_is_of_ranks():
 
 def test_checkpoints_come_in_order_and_in_one_shape():
     trace = trace_of([(0.0, 0.0)])
-    with pytest.raises(ConfigError, match="not after"):
+    for asked in (trace.accuracy, trace.joint, trace.learning_times):
+        with pytest.raises(UnknownName, match="banana"):
+            asked("banana")
+    with pytest.raises(ConfigError, match="10 is not after 10"):
         trace.add(10, torch.zeros(4, 40, 2))
     for wrong in (torch.zeros(3, 40, 2), torch.zeros(4, 41, 2), torch.zeros(4, 40, 3), torch.zeros(4, 40)):
         with pytest.raises(ShapeError, match="classes=4"):

@@ -95,7 +95,7 @@ def test_many_attempts_are_no_advantage():
     def luck(tries, seed):
         right = torch.rand(tries * 40, 1, generator=generator(seed, "luck")) < 0.5
         family = over_prompt({str(place): unit(0) for place in range(tries)})
-        return ask(Echo(), [family], lambda _pictures: right, samples=40)["overprompt"].joint
+        return ask(Echo(), [family], lambda _pictures: right, samples=40, rows=1200)["overprompt"].joint
 
     many = sum(luck(30, seed) for seed in range(30)) / 30
     assert many == pytest.approx(0.5, abs=0.05)  # the best of 30 on all pictures would be near .68
@@ -152,6 +152,28 @@ def test_shifts_at_several_sites_go_together():
         assert not torch.allclose(one, two, atol=1e-4)
 
 
+def test_rows_that_are_told_nothing_are_not_shifted():
+    class Guided(Echo):
+        def decode(self, noise, condition):
+            told, untold = self.denoiser(torch.cat([condition, torch.zeros_like(condition)])).chunk(2)
+            return noise + told + 100 * untold
+
+    kept = []
+    families = [naive(unit(0)), latent_shift({"a": (unit(0), Shift("0", 10 * unit(1)))}, alphas=(1,))]
+    ask(Guided(), families, lambda pictures: kept.append(pictures) or pictures > 0)
+    plain, moved = kept[0].unflatten(0, (2, 4))
+    torch.testing.assert_close(moved, plain + 10 * unit(1))
+
+
+def test_a_generator_may_say_how_many_pictures_go_together():
+    stated, silent = Echo(), Echo()
+    stated.rows = 3
+    ask(stated, [naive(unit(0))])
+    ask(silent, [over_prompt({str(place): unit(0) for place in range(100)})])
+    assert stated.calls == [3, 1]
+    assert silent.calls == [256, 144]
+
+
 def test_what_cannot_be_asked_is_refused():
     with pytest.raises(ConfigError, match="no attempt"):
         Family("empty", [])
@@ -160,3 +182,6 @@ def test_what_cannot_be_asked_is_refused():
             ask(Echo(), families, samples=samples)
     with pytest.raises(ShapeError, match="shapes"):
         ask(Echo(), [over_prompt({"a": unit(0), "b": torch.ones(3)})])
+    both = [latent_shift({"a": (unit(0), Shift("0", unit(1), axis))}, alphas=(1,), name=str(axis)) for axis in (-1, 1)]
+    with pytest.raises(ConfigError, match="axes -1 and 1"):
+        ask(Echo(), both, rows=4)  # also where they are never in one call

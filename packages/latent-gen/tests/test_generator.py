@@ -46,6 +46,41 @@ def test_an_edit_reaches_its_layers_alone():
     assert made.sample(3, generator=generator(0, "z")).shape == (3, 1, 2, 2)
 
 
+def test_states_of_each_layer_are_decoded_as_they_are():
+    made = LatentGenerator(pictures, latent=4, layers=3, batch=2)
+    w = torch.randn(5, 3, 4, generator=generator(0, "w"))
+    assert torch.equal(made.decode(w), pictures(w))
+    some = LatentGenerator(pictures, latent=4, layers=3, edited=(1, 2), batch=2)
+    before = torch.randn(5, 4, generator=generator(1, "w"))
+    mixed = before[:, None].repeat(1, 3, 1)
+    mixed[:, 1] = w[:, 1]
+    assert torch.allclose(some.decode(w, before), pictures(mixed))
+    assert torch.allclose(some.decode(w, before[:, None].repeat(1, 3, 1)), pictures(mixed))
+
+
+def test_noise_may_be_narrower_than_a_state():
+    made = LatentGenerator(pictures, latent=6, noise=4, mapping=lambda z: torch.cat([z, z[:, :2]], 1))
+    drawn = made.latents(5, generator=generator(0, "z"))
+    assert torch.allclose(drawn[:, 4:], drawn[:, :2])
+    assert made.sample(2).shape == (2, 1, 2, 2)
+
+
+def test_networks_of_bfloat16_are_given_it_and_what_comes_out_is_float32():
+    seen = []
+
+    def network(w):
+        seen.append(w.dtype)
+        return pictures(w)
+
+    made = LatentGenerator(network, latent=4, mapping=lambda z: network(z).flatten(1) + 1, dtype=torch.bfloat16)
+    w = made.latents(3, generator=generator(0, "z"))
+    assert w.dtype == made.decode(w).dtype == made.decode(w.double()).dtype == torch.float32
+    assert set(seen) == {torch.bfloat16}
+    with isolated(0, "gan"):
+        gan = SmallGAN(SmallGANConfig(size=8, base=4, latent=5, channels=4)).eval().bfloat16()
+    assert gan_generator(gan).sample(2).dtype == torch.float32
+
+
 def test_it_samples_and_decodes_and_is_the_same_without_a_generator():
     made = LatentGenerator(pictures, latent=4)
     assert capabilities_of(made) == ("Decodes", "Samples")
@@ -58,8 +93,24 @@ def test_errors():
         LatentGenerator(pictures, latent=4, truncation=0.0)
     with pytest.raises(ConfigError, match=r"edited=\(2, 5\)"):
         LatentGenerator(pictures, latent=4, layers=4, edited=(2, 5))
-    with pytest.raises(ShapeError, match="mapping gives"):
+    with pytest.raises(ShapeError, match=r"mapping gives \[4096, 2\]"):
         LatentGenerator(pictures, latent=4, mapping=lambda z: z[:, :2])
+    with pytest.raises(ShapeError, match=r"one layer: w\[:, 0\]"):
+        LatentGenerator(pictures, latent=4, mapping=lambda z: z[:, None].expand(-1, 3, -1))
+    with pytest.raises(ShapeError, match="mapping gives tuple"):
+        LatentGenerator(pictures, latent=4, mapping=lambda z: (z, z))
+    with pytest.raises(ConfigError, match="noise=3"):
+        LatentGenerator(pictures, latent=4, noise=3)
+    with pytest.raises(ConfigError, match="n=0"):
+        LatentGenerator(pictures, latent=4).sample(0)
+    with pytest.raises(ShapeError, match="one row or more"):
+        LatentGenerator(pictures, latent=4).decode(torch.zeros(0, 4))
+    with pytest.raises(ShapeError, match="layers=18"):
+        LatentGenerator(pictures, latent=4).decode(torch.zeros(2, 3, 4))
+    with pytest.raises(ShapeError, match="layers=2 latent=4"):
+        LatentGenerator(pictures, latent=4, layers=2).decode(torch.zeros(2, 3, 4))
+    with pytest.raises(ShapeError, match="'before' does not fit"):
+        LatentGenerator(pictures, latent=4, layers=2, edited=(0, 1)).decode(torch.zeros(2, 4), torch.zeros(1, 4))
     with pytest.raises(ShapeError, match="latent=4"):
         LatentGenerator(pictures, latent=4).decode(torch.zeros(2, 5))
     with pytest.raises(ShapeError, match=r"gives \[2, 3\]"):
@@ -119,6 +170,48 @@ def test_a_vae_is_loaded_from_its_folder_or_that_of_a_pipeline(vae, tmp_path):
     )
     (tmp_path / "model_index.json").write_text("{}")
     assert load_vae(tmp_path).config.latent_channels == 4
+
+
+def test_a_vae_has_the_dtype_that_is_asked_for(vae, tmp_path):
+    vae.save_pretrained(tmp_path / "vae")
+    small = load_vae(tmp_path / "vae", dtype=torch.bfloat16)
+    assert {weight.dtype for weight in small.parameters()} == {torch.bfloat16}
+    images = torch.rand(2, 3, 16, 16, generator=generator(0, "images")) * 2 - 1
+    made, z = vae_generator(small, size=16), vae_latents(small, images)
+    assert z.dtype == made.decode(z).dtype == torch.float32
+    assert torch.allclose(made.decode(z), vae_generator(vae, size=16).decode(vae_latents(vae, images)), atol=0.1)
+
+
+@pytest.mark.parametrize(("name", "change"), [("missing", "drop"), ("unexpected", "add")])
+def test_a_vae_whose_weights_are_not_its_own_is_refused(vae, tmp_path, name, change):
+    from safetensors.torch import load_file, save_file
+
+    vae.save_pretrained(tmp_path / "vae")
+    path = tmp_path / "vae" / "diffusion_pytorch_model.safetensors"
+    weights = load_file(path)
+    if change == "drop":
+        del weights["decoder.conv_in.weight"]
+    else:
+        weights["decoder.more"] = torch.zeros(2)
+    save_file(weights, path, metadata={"format": "pt"})
+    with pytest.raises(FormatError, match=f"1 {name}, such as decoder"):
+        load_vae(tmp_path / "vae")
+
+
+def test_a_pipeline_on_the_hub_has_its_vae_in_a_folder(vae, monkeypatch):
+    from diffusers import AutoencoderKL
+
+    asked = []
+
+    def from_pretrained(place, *, subfolder="", **_named):
+        asked.append((place, subfolder))
+        if not subfolder:
+            raise OSError("no file named config.json")
+        return vae, {"missing_keys": set(), "unexpected_keys": [], "mismatched_keys": []}
+
+    monkeypatch.setattr(AutoencoderKL, "from_pretrained", from_pretrained)
+    assert load_vae("someone/pipeline") is vae
+    assert asked == [("someone/pipeline", ""), ("someone/pipeline", "vae")]
 
 
 def test_a_folder_without_a_vae_and_a_size_that_does_not_fit_are_refused(vae, tmp_path):

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from latent.core.errors import ConfigError, ShapeError
+from latent.core.errors import ConfigError, FormatError, ShapeError
+from latent.core.run.context import ArmContext
 from latent.core.run.seed import generator
 from latent.gen.latent_probes import ExtremeBatches, extremes, fit_probes
 
@@ -78,7 +79,70 @@ def test_no_row_that_is_measured_was_trained_with():
     assert len(fit.chosen["place"][0].unique()) == 70
 
 
+def test_one_column_of_scores_is_yes_or_no():
+    z = states()
+    flat, column = (fit_probes(z, {"first": each}, steps=150, learning_rate=1e-2) for each in (z[:, 0], z[:, :1]))
+    assert column.probes.config.classes == (1,)
+    assert torch.equal(column.probes.logits(z, "first"), flat.probes.logits(z, "first"))
+    assert torch.corrcoef(torch.stack([column.probes.score(z), z[:, 0]]))[0, 1] > 0.8
+    assert column.agreement["first"] > 0.8
+
+
+def test_states_and_scores_have_any_dtype_and_probes_are_float32():
+    z = states(400)
+    for dtype in (torch.float64, torch.bfloat16):
+        made = z.to(dtype).requires_grad_()
+        fit = fit_probes(made, {"first": made[:, 0]}, quantile=0.2, steps=60, learning_rate=1e-2)
+        assert {weight.dtype for weight in fit.probes.state_dict().values()} == {torch.float32}
+        assert fit.accuracy["first"] > 0.9
+        assert fit.probes.score(made).dtype == torch.float32
+
+
+def test_scores_that_tell_no_rows_apart_are_refused():
+    scores = torch.arange(100.0)
+    scores[[3, 50]] = torch.tensor([torch.nan, torch.inf])
+    with pytest.raises(FormatError, match="2 of 100 scores"):
+        extremes(scores, 0.1)
+    with pytest.raises(FormatError, match="1 of 300"):
+        extremes(torch.randn(100, 3).index_fill_(0, torch.tensor([0]), 0.0).index_put_(
+            (torch.tensor(5), torch.tensor(1)), torch.tensor(torch.nan)), 0.1)  # fmt: skip
+    with pytest.raises(ConfigError, match=r"highest 10 of 100 scores overlap: 95 are 0"):
+        extremes((torch.arange(100) >= 95).float(), 0.1)
+    rows, labels = extremes((torch.arange(100) >= 95).float(), 0.05)
+    assert rows[labels == 1].tolist() == [95, 96, 97, 98, 99]
+
+
+def test_too_few_rows_are_refused_before_anything_is_trained(monkeypatch):
+    def never(*_given, **_named):
+        raise RuntimeError("trained")
+
+    monkeypatch.setattr("latent.gen.latent_probes.fit_in_memory", never)
+    z = states(100)
+    with pytest.raises(ShapeError, match=r"'first', 5 rows held out \(100 states, held_out=0.05, quantile=0.1\)"):
+        fit_probes(z, {"first": z[:, 0]}, held_out=0.05, quantile=0.1)
+    with pytest.raises(FormatError, match="'second', 70 rows to train with"):
+        fit_probes(z, {"first": z[:, 0], "second": z[:, 1] / 0}, quantile=0.1)
+
+
+def test_two_fits_of_a_context_have_their_own_checkpoints_and_logs(tmp_path):
+    context = ArmContext(folder=tmp_path / "arm", shared=tmp_path / "shared", method="gen/gan-multidir", seed=0)
+    z = states(400)
+    fits = [
+        fit_probes(z, {"a": z[:, place]}, quantile=0.2, steps=60, learning_rate=1e-2, context=context, name=name)
+        for place, name in ((0, "one"), (1, "two"))
+    ]
+    context.close()
+    for place, fit in enumerate(fits):
+        assert torch.corrcoef(torch.stack([fit.probes.score(z), z[:, place]]))[0, 1] > 0.7
+    logged = (tmp_path / "arm" / "metrics.jsonl").read_text()
+    assert all(word in logged for word in ('"one"', '"two"', '"accuracy"', '"loss"'))
+
+
 def test_errors():
+    with pytest.raises(ShapeError, match=r"z: given \[4, 2, 3\]"):
+        fit_probes(torch.zeros(4, 2, 3), {"a": torch.zeros(4)})
+    with pytest.raises(ShapeError, match=r"scores: given \[20, 2, 2\]"):
+        fit_probes(states(20), {"a": torch.zeros(20, 2, 2)})
     with pytest.raises(ShapeError, match="do not belong"):
         fit_probes(states(20), {"a": torch.zeros(19)})
     with pytest.raises(ConfigError, match="held_out=1"):

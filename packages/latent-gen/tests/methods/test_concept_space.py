@@ -13,13 +13,17 @@ from latent.core.hub.format import load_model, save_model
 from latent.core.run.context import ArmContext
 from latent.core.run.seed import generator, isolated
 from latent.core.run.training import fit_in_memory
+from latent.gen.concept_trace import ConceptTrace
 from latent.gen.experiments import concept_space as module
+from latent.gen.experiments.concept_space_asking import ways_of_asking
+from latent.gen.experiments.concept_space_measures import of_asking
 from latent.gen.experiments.concept_space_runs import (
+    Observed,
     Task,
     Training,
     Watching,
     _begin,
-    first_learned,
+    learned,
     observe,
     time_to_learn,
 )
@@ -29,6 +33,11 @@ from latent.gen.worlds.circles import Circles
 
 SMALL = ConceptConfig(size=8, widths=(16,), condition=2, hidden=8, steps=4)
 CPU = torch.device("cpu")
+TWO_LEVELS = json.dumps({
+    "sample_size": 4, "in_channels": 12, "out_channels": 12, "block_out_channels": [16, 16], "layers_per_block": 1,
+    "norm_num_groups": 4, "add_attention": False, "down_block_types": ["DownBlock2D"] * 2,
+    "up_block_types": ["UpBlock2D"] * 2,
+})  # fmt: skip
 
 
 def small(config=SMALL, seed=0):
@@ -56,6 +65,8 @@ def test_pictures_are_a_function_of_noise_and_condition_row_by_row():
     for_all = model.sample(3, condition=told[0], generator=generator(0, "a"))
     torch.testing.assert_close(for_all[0], one[0], atol=1e-5, rtol=1e-4)
     assert not torch.allclose(for_all[1], one[1], atol=1e-4)
+    listed = model.sample(3, condition=told.tolist(), generator=generator(0, "a"))
+    torch.testing.assert_close(listed, one, rtol=0, atol=0)
     unsaid = model.sample(3, generator=generator(0, "a"))
     torch.testing.assert_close(unsaid, model.decode(noise, torch.zeros(3, 2)))
 
@@ -82,6 +93,12 @@ def test_guidance_moves_away_from_what_is_said_of_nothing():
         torch.testing.assert_close(found, null + scale * (plain - null), atol=1e-4, rtol=1e-4)
 
 
+def test_a_generator_in_half_precision_draws():
+    drawn = small().bfloat16().sample(2, condition=[1.0, 0.0], generator=generator(0, "a"))
+    assert drawn.dtype == torch.bfloat16
+    assert bool(drawn.isfinite().all())
+
+
 def test_a_saved_generator_draws_the_same(tmp_path):
     model = small()
     loaded, _ = load_model(save_model(model, tmp_path, method="gen/concept-space")), None
@@ -96,8 +113,25 @@ def test_what_does_not_fit_is_refused():
             model.decode(model.start(2), condition)
     with pytest.raises(ConfigError, match="squares of 3"):
         ConceptConfig(size=8, patch=3)
-    with pytest.raises(ConfigError, match="at least"):
+    with pytest.raises(ConfigError, match="condition=0"):
         ConceptConfig(condition=0)
+    for settings, words in (({"channels": 1}, "12 to 12 channels"), ({"size": 10}, "sides of 5")):
+        with pytest.raises(ConfigError, match=words):
+            ConceptGenerator(replace(SMALL, unet=TWO_LEVELS, **settings))
+    with pytest.raises(ConfigError, match="config"):
+        ConceptGenerator(replace(SMALL, unet="{"))
+    images, told, noise, times = (
+        torch.zeros(2, 3, 8, 8),
+        torch.zeros(2, 2),
+        torch.zeros(2, 3, 8, 8),
+        torch.zeros(2).long(),
+    )
+    for wrong in (
+        (images[:, :1], told, noise[:, :1], times), (images, told[:, :1], noise, times),
+        (images, told, noise[:, :1], times), (images, told, noise, times[:1]),
+    ):  # fmt: skip
+        with pytest.raises(ShapeError):
+            model.loss(*wrong)
     for text in ("{", "[1]"):
         with pytest.raises(ConfigError, match="JSON"):
             replace(SMALL, scheduler=text)
@@ -105,32 +139,39 @@ def test_what_does_not_fit_is_refused():
         replace(SMALL, steps=7)
     with pytest.raises(ShapeError, match="2 pictures and 3 conditions"):
         ConceptPictures(torch.zeros(2, 3, 8, 8), torch.zeros(3, 2))
-    with pytest.raises(ConfigError, match="dropped"):
-        ConceptLearner(model, dropped=1.0)
+    for settings in ({"dropped": 1.0}, {"clip": -1.0}, {"weight_decay": -1.0}):
+        with pytest.raises(ConfigError, match="dropped"):
+            ConceptLearner(model, **settings)
 
 
 # Training -------------------------------------------------------------------------------------------------------------
 
 
 def batch(rows=8, **changed):
-    source = ConceptPictures(randn(20, 3, 8, 8), randn(20, 2, name="told"), patch=2, rows=rows)
+    source = ConceptPictures(randn(20, 3, 8, 8), randn(20, 2, name="told"), rows=rows)
     return {**source.batch(0, seed=0, device=CPU), **changed}
 
 
 def test_the_loss_is_that_of_the_prediction():
     given = batch()
+    times = torch.arange(8) * 120
     for prediction in ("epsilon", "v_prediction", "sample"):
         model = small(replace(SMALL, prediction=prediction))
         clean = model.squares(given["images"])
         sampler = Sampler(model.config.levels, 4)
-        noisy = sampler.noisy(clean, given["noise"], given["times"])
-        predicted = model.denoiser(noisy, given["times"], given["condition"])
-        level = (1 - torch.linspace(1e-4, 0.02, 1000)).cumprod(0)[given["times"]].sqrt()[:, None, None, None]
-        velocity = level * given["noise"] - (1 - level.square()).sqrt() * clean
-        target = {"epsilon": given["noise"], "sample": clean, "v_prediction": velocity}[prediction]
+        noise = model.squares(given["noise"])
+        noisy = sampler.noisy(clean, noise, times)
+        predicted = model.denoiser(noisy, times, given["condition"])
+        level = (1 - torch.linspace(1e-4, 0.02, 1000)).cumprod(0)[times].sqrt()[:, None, None, None]
+        velocity = level * noise - (1 - level.square()).sqrt() * clean
+        target = {"epsilon": noise, "sample": clean, "v_prediction": velocity}[prediction]
         wanted = (predicted - target).square().mean()
-        found = model.loss(given["images"], given["condition"], given["noise"], given["times"])
+        found = model.loss(given["images"], given["condition"], given["noise"], times)
         torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)
+    level = torch.tensor([0.0, 0.12, 0.24, 0.36, 0.48, 0.6, 0.72, 0.8401])
+    stepped = ConceptLearner(small()).step(batch(level=level), step=0)["loss"]
+    wanted = small().loss(given["images"], given["condition"], given["noise"], (level * 1000).long())
+    torch.testing.assert_close(stepped, wanted.detach(), atol=1e-5, rtol=1e-4)
 
 
 def test_dropped_conditions_say_nothing_and_only_they():
@@ -152,17 +193,26 @@ def test_a_clipped_step_reports_the_norm_before_and_moves_alike():
     assert float(left) == pytest.approx(1e-3, rel=1e-2)
 
 
+def test_weights_decay_apart_from_the_gradient():
+    plain, decayed = (ConceptLearner(small(), learning_rate=0.1, weight_decay=each) for each in (0.0, 0.5))
+    before = [weight.detach().clone() for weight in plain.model.parameters()]
+    for learner in (plain, decayed):
+        learner.step(batch(), step=0)
+    for old, one, two in zip(before, plain.model.parameters(), decayed.model.parameters(), strict=True):
+        torch.testing.assert_close(two, one - 0.1 * 0.5 * old, atol=1e-5, rtol=1e-4)
+
+
 def test_batches_pair_pictures_with_what_they_show():
     told = torch.arange(20.0)[:, None].expand(-1, 2)
     images = told[:, :1, None, None].expand(-1, 3, 8, 8)
-    source = ConceptPictures(images, told, patch=2, rows=50)
+    source = ConceptPictures(images, told, rows=50)
     first, again, next_one = (source.batch(step, seed=0, device=CPU) for step in (3, 3, 4))
     assert torch.equal(first["images"][:, 0, 0, 0], first["condition"][:, 0])
     assert len(first["condition"].unique()) > 10
     for key in first:
         assert torch.equal(first[key], again[key]), key
         assert not torch.equal(first[key], next_one[key]), key
-    assert int(first["times"].max()) < 1000
+    assert 0 <= float(first["level"].min()) < 0.1 < 0.9 < float(first["level"].max()) < 1
 
 
 def test_training_in_half_precision_is_finite():
@@ -201,7 +251,7 @@ def test_a_checkpoint_without_conditions_begins_as_it_was(pipeline, tmp_path):
     assert model.sampler.levels == 100
     # It can be trained, saved and loaded as any other: its config builds it.
     images, told = randn(12, 3, 16, 16), randn(12, 5)
-    source = ConceptPictures(images, told, rows=6, noise_levels=100)
+    source = ConceptPictures(images, told, rows=6)
     fit_in_memory(ConceptLearner(model), source, steps=3, seed=0, device=CPU)
     model.eval()
     trained = model.decode(noise, randn(2, 5))
@@ -291,7 +341,7 @@ def test_permuted_descriptions_belong_to_other_pictures(tmp_path, context):
 def test_an_arm_may_begin_with_a_checkpoint_of_diffusers(pipeline, tmp_path, context):
     training = replace(QUICK.training, backbone=str(pipeline), pictures=40)
     model, learner, source, world = _begin(training, Task(0.8, 0.3), context(tmp_path))
-    assert (model.sampler.levels, source.noise_levels, model.config.patch, world.shape) == (100, 100, 1, (3, 16, 16))
+    assert (model.sampler.levels, model.config.patch, world.shape) == (100, 1, (3, 16, 16))
     before = model.sample(2, condition=world.prompt("11"), generator=generator(0, "a"))
     fit_in_memory(learner, source, steps=2, seed=0, device=CPU)
     after = model.sample(2, condition=world.prompt("11"), generator=generator(0, "a"))
@@ -316,13 +366,13 @@ def test_a_generator_that_obeys_is_seen_to_obey(tmp_path, context):
         patch.setattr(ConceptGenerator, "decode", obeys)
         seen = observe(training, watching, task, 12, context(tmp_path), families=("naive", "overprompt"))
     assert seen.trace.contrasts().tolist() == [[1.0, 1.0]] * 3
-    assert first_learned(seen.trace) == {"colour": 4, "size": 4}
+    assert [learned(seen.trace, concept) for concept in range(2)] == [4, 4]
     assert seen.trace.path()[0].tolist() == [[0, 0], [0, 1], [1, 0], [0, 1]]  # blue small is drawn as red small
-    assert module.of_trace(seen.trace, watching, 12, 0)["leaning"] == -1
-    for shown in seen.trace._shown:
-        shown[:3] = 0.5  # trained classes show neither value: nothing is learned, and nothing is headed for
-    seen.trace.__dict__.pop("shown")
-    assert module.of_trace(seen.trace, watching, 12, 0)["leaning"] == 0
+    measures = module.of_trace(seen.trace, watching, 12, 0)
+    assert measures["leaning"] == -1
+    # What does not move does not turn, and what is never learned takes all updates.
+    assert (measures["turn"], measures["turn_sharpness"]) == (12, 0)
+    assert (measures["held_colour"], measures["held_size"]) == (12, 4)
     assert seen.joint("naive").tolist() == [0, 0, 0]
     assert seen.concept("naive", 1).tolist() == [1, 1, 1]
 
@@ -350,6 +400,125 @@ def test_the_law_stops_when_colours_are_learned(tmp_path, context):
     assert set(result.measures) <= set(module.MEASURES)
 
 
+def test_a_law_that_was_stopped_is_the_one_that_was_not(tmp_path, context):
+    """Colours are learned after 12 updates here; the second one is stopped after 10."""
+
+    def measured(world, pictures):
+        calls.append(1)
+        colour = torch.tensor([-1.0, 1.0]).repeat_interleave(len(pictures) // 2)
+        return torch.stack([colour, colour, colour + pictures.mean()], dim=1)
+
+    quick = replace(QUICK.training, model=replace(QUICK.training.model, steps=2))
+    law = replace(QUICK, training=quick, law=replace(QUICK.law, every=4, most=400, samples=4))
+    calls, rows = [], []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Circles, "measure", measured)
+        whole = module.run_arm("law", law, context(tmp_path / "whole"))
+        assert len(calls) == 3 * 3
+        calls.clear()
+        stopped = context(tmp_path / "stopped")
+        stopped.checkpoint_steps = 2
+
+        def look(_world, pictures):
+            stopped.stop.requested = len(calls) == 4
+            return measured(_world, pictures)
+
+        patch.setattr(Circles, "measure", look)
+        with pytest.raises(Interrupted):
+            module.run_arm("law", law, stopped)
+        patch.setattr(Circles, "measure", measured)
+        resumed = context(tmp_path / "stopped")
+        again = module.run_arm("law", law, resumed)
+    assert len(calls) == 3 * 3  # no checkpoint was looked at twice
+    assert again.measures == whole.measures
+    assert torch.equal(again.arrays["law"], whole.arrays["law"])
+    for folder in ("whole", "stopped"):
+        lines = (tmp_path / folder / "arm" / "metrics.jsonl").read_text().splitlines()
+        rows.append([json.loads(line) for line in lines])
+    assert rows[0] == rows[1]
+
+
+def fabricated(right, tried=None, at=(10, 20, 30)):
+    """Return what was observed where families were right in these shares of pictures, of 20, in both concepts."""
+
+    def pictures(shares):
+        made = torch.zeros(len(at), 20, 2, dtype=torch.bool)
+        for place, share in enumerate(shares):
+            made[place, : round(20 * share)] = True
+        return made
+
+    tried = {**right, **(tried or {})}
+    halves = [{key: pictures(value) for key, value in half.items()} for half in (tried, right)]
+    moved = {key: torch.full((len(at), 2), 0.5) for key in right}
+    nothing = torch.zeros(0)
+    return Observed(ConceptTrace(("00",)), list(at), *halves, moved, nothing, {})
+
+
+def test_gaps_are_where_the_other_half_saw_them_and_late_enough():
+    seen = fabricated(
+        {"naive": (0.0, 0.2, 0.1), "overprompt": (1.0, 0.6, 0.9), "latent": (0.0, 0.3, 0.2)},
+        tried={"overprompt": (1.0, 0.9, 0.6), "naive": (0.0, 0.0, 0.0), "latent": (0.0, 0.1, 0.4)},
+    )
+    measures = of_asking(seen, Watching(window=20, every=10, early=10, elicit_every=10), 30)
+    # At 10 the gap is widest, but that is before the window; at 30 it is widest on the half that is reported.
+    assert measures["gap_step"] == 20
+    assert measures["gap_over"] == pytest.approx(0.6 - 0.2)
+    assert (measures["gap_naive_blue"], measures["gap_over_blue"]) == pytest.approx((0.2, 0.6))
+    assert measures["gap_latent"] == pytest.approx(0.2 - 0.1)  # at 30
+    assert measures["gain_over"] == pytest.approx((1.0 + 0.4 + 0.8) / 3)
+    assert measures["gap_small"] == pytest.approx(0.2)
+    assert measures["moved_over"] == measures["moved_latent"] == 0.5
+    assert seen.widest("overprompt", 0) == 0
+
+
+def test_what_it_can_do_is_chosen_apart_from_what_is_reported():
+    shares = {"naive": (0.0, 0.0, 0.9), "overprompt": (0.9, 0.0, 0.9), "latent": (0.0, 0.9, 0.9)}
+    tried = {"overprompt": (0.1, 0.2, 0.9), "latent": (0.2, 0.1, 0.8)}
+    measures = of_asking(fabricated(shares, tried), Watching(window=20, every=10, early=10, elicit_every=10), 30)
+    assert measures["capable"] == measures["behaves"] == 30  # the lucky family of the reported half was not chosen
+    measures = of_asking(fabricated(shares), Watching(window=20, every=10, early=10, elicit_every=10), 30)
+    assert measures["capable"] == 10
+
+
+def test_controls_move_the_embedding_as_far_as_what_they_control(tmp_path, context):
+    arm = context(tmp_path)
+    model, learner, source, world = _begin(replace(QUICK.training, pictures=40), Task(0.2, 0.3), arm)
+    fit_in_memory(learner, source, steps=20, seed=0, device=CPU)
+    model.eval()
+    state = torch.get_rng_state()
+    ways = ways_of_asking(model, world, over=(0.1, 0.3, 0.9), alphas=(1.0, 3.0), draws=2, seed=0, step=50)
+    families = {family.name: family.attempts for family in ways}
+    assert [attempt.name for attempt in families["overprompt"]] == ["0.3", "0.9"]
+    assert torch.equal(torch.get_rng_state(), state)
+    plain, told = world.prompt("11"), model.denoiser.embed
+    with torch.no_grad():
+        for over, other in zip(families["overprompt"], families["irrelevant"], strict=True):
+            far, near = ((told(each.prompt[None]) - told(plain[None])).norm() for each in (over, other))
+            torch.testing.assert_close(near, far, rtol=1e-3, atol=1e-6)
+            assert torch.equal(other.prompt[:4], plain[:4])
+        # From each trained neighbour along what it lacks: red small becomes blue, blue big becomes small.
+        for attempt, start, lacks in zip(families["latent"][::2], ("01", "10"), ("10", "01"), strict=True):
+            direction = (told(world.prompt(lacks)[None]) - told(world.prompt("00")[None]))[0]
+            torch.testing.assert_close(attempt.shift.vector, direction, atol=1e-5, rtol=1e-4)
+            assert torch.equal(attempt.prompt, world.prompt(start))
+    lengths = {attempt.name: attempt.shift.vector.norm() for attempt in families["latent"]}
+    assert float(lengths["01 +1"]) != pytest.approx(float(lengths["10 +1"]), rel=0.01)
+    assert len(families["random"]) == 2 * len(families["latent"])
+    for attempt in families["random"]:
+        start, _, alpha = attempt.name.split()
+        torch.testing.assert_close(attempt.shift.vector.norm(), lengths[f"{start} {alpha}"])
+        assert torch.equal(attempt.prompt, world.prompt(start))
+    one, two = (attempt.shift.vector for attempt in families["random"][:3:2])
+    assert abs(float(torch.cosine_similarity(one, two, dim=0))) < 0.9
+
+
+def test_generators_of_something_else_than_circles_are_refused(tmp_path, context):
+    for settings in ({"channels": 1}, {"condition": 4}):
+        training = replace(QUICK.training, model=replace(QUICK.training.model, **settings))
+        with pytest.raises(ConfigError, match="circles have 3 and 5"):
+            _begin(training, Task(0.8, 0.3), context(tmp_path / str(settings)))
+
+
 def test_claims_name_what_arms_measure():
     for claim in module.CLAIMS:
         for arm, measure in claim.pairs:
@@ -365,6 +534,8 @@ def test_settings_that_measure_nothing_are_refused():
         Watching(elicit_every=75)
     with pytest.raises(ConfigError, match="samples"):
         Watching(samples=13)
+    with pytest.raises(ConfigError, match="draws=0"):
+        Watching(draws=0)
     with pytest.raises(ConfigError, match="three"):
         replace(module.Experiment(), law=replace(module.Experiment().law, colours=(0.1, 0.2)))
     assert Training().model.condition == len(Circles().prompt("00"))

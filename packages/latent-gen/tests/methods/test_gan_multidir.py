@@ -261,6 +261,33 @@ def test_a_random_control_is_repeated_by_its_seed_and_is_another_field():
     assert all(not torch.equal(ends[0], other) for other in ends[2:])
 
 
+def test_a_random_control_has_one_mask_and_one_span_for_each_row_on_the_whole_path():
+    made = probes()
+    found = GradientWalk(made, "target", keep=("other",), mode="mask", channels=3, steps=4, random=1)(states(20))
+    still = found.path[1:] == found.path[:-1]  # [steps, batch, latent]: what the mask leaves out does not move
+    assert bool((still.sum(2) == 3).all())
+    assert torch.equal(still, still[:1].expand_as(still))
+    assert len(still[0].unique(dim=0)) > 5  # rows have masks of their own
+    away = GradientWalk(made, "target", keep=("other",), mode="project", steps=4, random=1)(states(20)).path.diff(dim=0)
+    # All steps of a row are orthogonal to one random vector: six steps do not span six coordinates.
+    six = GradientWalk(made, "target", keep=("other",), mode="project", steps=12, random=1)(states(3)).path.diff(dim=0)
+    assert bool((torch.linalg.svdvals(six.transpose(0, 1))[:, -1] < 1e-5).all())
+    assert away.abs().max() > 0
+
+
+def test_paths_are_float32_whatever_states_and_probes_are():
+    z = states()
+    wanted = GradientWalk(probes(), "target", keep=("other", "kind"), mode="project", steps=40)(z).path
+    double = GradientWalk(probes(), "target", keep=("other", "kind"), mode="project", steps=40)(z.double()).path
+    assert double.dtype == torch.float32
+    assert torch.equal(double, wanted)
+    small = GradientWalk(probes().bfloat16(), "target", steps=40, length=1.0)(z.bfloat16()).path
+    assert small.dtype == torch.float32
+    # Steps of a fortieth would be lost in sums of bfloat16.
+    assert torch.allclose(small.diff(dim=0).norm(dim=2), torch.tensor(1 / 40), rtol=1e-2)
+    assert probes().logits(z.double(), "kind").dtype == torch.float32
+
+
 # Probes ---------------------------------------------------------------------------------------------------------------
 
 

@@ -44,6 +44,38 @@ def test_where_there_is_no_circle_nothing_is_measured():
     assert bool(world.concepts_of(found).isnan().all())
 
 
+def test_static_and_grain_are_no_circles():
+    world = Circles(colour=0.2, radius=0.3)
+    drawn = torch.randn(100, 3, 16, 16, generator=generator(0, "static"))
+    for static in (drawn, *(0.8 + deviation * drawn for deviation in (0.05, 0.1, 0.3)), drawn[:, :1].expand_as(drawn)):
+        shown = world.concepts_of(world.measure(static))
+        assert float(shown.isnan().double().mean()) > 0.98
+
+
+@pytest.mark.parametrize("combination", ["00", "11"])
+def test_circles_under_noise_are_read(combination):
+    world = Circles(radius=0.3)
+    scene = world.draw_class(combination, 100, generator=generator(0, "noisy"))
+    noise = torch.randn(100, 3, 16, 16, generator=generator(0, "noise"))
+    for deviation in (0.1, 0.2):  # of 2 between black and white
+        shown = world.concepts_of(world.measure(world.render(scene) + deviation * noise))
+        wanted = torch.tensor([float(digit) for digit in combination])
+        assert float((shown == wanted).all(dim=1).double().mean()) > 0.95
+
+
+def test_pictures_in_half_precision_and_large_ones_are_measured():
+    world = Circles()
+    scene = scenes(world, 30)
+    halves = world.measure(world.render(scene).bfloat16())
+    assert halves.dtype == torch.float32
+    torch.testing.assert_close(halves[:, 1:], scene.factors[:, 1:], atol=0.03, rtol=0)
+    large = Circles(size=128)
+    found = large.measure(large.render(scenes(large, 30)))
+    error = (found - scenes(large, 30).factors).abs()
+    assert float(error[:, 1].max()) < 0.03
+    assert large._known(torch.device("cpu")).pixels.numel() == 25**3 * 32**2  # not 128 squared
+
+
 def test_an_intervention_changes_what_it_names_and_nothing_else():
     world = Circles(concepts=("colour", "size", "background"))
     scene = scenes(world, 60)
@@ -81,6 +113,7 @@ def test_a_prompt_says_what_a_scene_of_the_means_shows():
     torch.testing.assert_close(
         Circles(colour=0.2).prompt("10", colour=0.7), torch.tensor([0.15, 0.15, 0.85, 0.65, 0.0])
     )
+    assert world.entries == 5
     assert float(world.prompt("11", radius=0.3)[3]) == pytest.approx(0.3)
     scene = scenes(world, 2000)
     mean = world.prompts(scene)[world.concepts_of(scene.factors).sum(dim=1) == 0].mean(dim=0)

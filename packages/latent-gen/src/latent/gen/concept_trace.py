@@ -23,12 +23,15 @@ class Turn:
     """The sharpest turn of a trajectory.
 
     Attributes:
-        step: Update at which it is, with its interval over resampled pictures.
-        angle: By how many degrees the direction changes there.
+        step: Update at which it is, with its interval over resampled pictures; NaN where nothing turns.
+        angle: By how many degrees the direction changes there; NaN where nothing turns.
+        sharpness: How sharp it is, see `turning`; 0 where nothing turns. Chance alone makes it more than 0: compare it
+            with that of a generator that learned nothing.
     """
 
     step: Interval
     angle: float
+    sharpness: float
 
 
 @dataclass(eq=False)
@@ -37,12 +40,12 @@ class ConceptTrace:
 
     Attributes:
         combinations: Each as one digit for each concept, such as `"01"`.
-        smooth: Deviation of the Gaussian that smooths trajectories, in checkpoints; 0 for none.
+        smooth: Deviation of the Gaussian that smooths trajectories, in checkpoints; 0 for none. The authors have 2.
         steps: Updates made at each checkpoint.
     """
 
     combinations: tuple[str, ...]
-    smooth: float = 1.0
+    smooth: float = 2.0
     steps: list[int] = field(default_factory=list)
     _shown: list[Tensor] = field(default_factory=list, repr=False)
 
@@ -58,7 +61,8 @@ class ConceptTrace:
             ShapeError: There are not as many classes as combinations, or other pictures than before.
         """
         if step <= (self.steps[-1] if self.steps else 0):
-            raise ConfigError(f"Step {step} is not after {self.steps[-1:] or 0}.", hint="Add checkpoints in order.")
+            last = self.steps[-1] if self.steps else 0
+            raise ConfigError(f"Step {step} is not after {last}.", hint="Add checkpoints in order.")
         concepts = len(self.combinations[0])
         fits = shown.ndim == 3 and shown.shape[0] == len(self.combinations) and shown.shape[2] == concepts
         if not fits or (self._shown and shown.shape != self._shown[0].shape):
@@ -87,12 +91,62 @@ class ConceptTrace:
         return _smoothed(self.shown.nan_to_num(0.5).mean(dim=2), self.smooth)
 
     def accuracy(self, combination: str) -> Float[Tensor, "time factors"]:
-        """Return the share of pictures that show a combination's value of each concept, smoothed."""
+        """Return the share of pictures that show a combination's value of each concept, smoothed.
+
+        Raises:
+            UnknownName: The combination is not watched.
+        """
         return _smoothed(self._right(combination).double().mean(dim=1), self.smooth)
 
     def joint(self, combination: str) -> Float[Tensor, " time"]:
-        """Return the share of pictures that show all of a combination, not smoothed."""
+        """Return the share of pictures that show all of a combination, not smoothed.
+
+        Raises:
+            UnknownName: The combination is not watched.
+        """
         return self._right(combination).all(dim=2).double().mean(dim=1)
+
+    def obeyed(self, concept: int) -> Float[Tensor, " time"]:
+        """Return the share of pictures that are right in a concept, where it alone is asked for and where nothing is.
+
+        It is that of two classes, not smoothed; a picture that shows neither value is wrong.
+
+        Raises:
+            UnknownName: One of the two is not watched.
+        """
+        concepts = len(self.combinations[0])
+        none = "0" * concepts
+        shares = [self._right(each)[:, :, concept].double().mean(dim=1) for each in (none, _alone(concept, concepts))]
+        return (shares[0] + shares[1]) / 2
+
+    def leaning(
+        self, combination: str, towards: str, away: str, *, first: float = 0.0, last: float = math.inf
+    ) -> float:
+        """Return how much more often a combination's pictures show `towards` than `away`, the mean over checkpoints.
+
+        At each checkpoint it is the difference of two shares among the pictures that show a value of every concept,
+        less the mean of that difference over all other combinations: a generator that does not care what it is told
+        leans nowhere, whatever it draws. Checkpoints at which a combination has no such picture do not count; NaN where
+        none does.
+
+        Args:
+            combination: Whose pictures.
+            towards: The combination that counts +1.
+            away: The combination that counts -1.
+            first: Updates from which on checkpoints count.
+            last: Updates until which they count.
+
+        Raises:
+            UnknownName: The combination is not watched.
+        """
+        place = self._index(combination)
+        counted = [at for at, step in enumerate(self.steps) if first <= step <= last]
+        shown = self.shown[counted]
+        circles = shown.isfinite().all(dim=3).double().sum(dim=2)  # time classes
+        more, less = ((shown == _values(each)).all(dim=3).double().sum(dim=2) for each in (towards, away))
+        leans = (more - less) / circles
+        others = [index for index in range(len(self.combinations)) if index != place]
+        return float((leans[:, place] - leans[:, others].mean(dim=1)).nanmean())
 
     def contrasts(self) -> Float[Tensor, "time factors"]:
         """Return by how much each concept shows more often where it is 1 than where all are 0, not smoothed.
@@ -103,7 +157,7 @@ class ConceptTrace:
         concepts = len(self.combinations[0])
         shares = self.shown.nan_to_num(0.5).mean(dim=2)
         none = shares[:, self._index("0" * concepts)]
-        alone = [self._index("0" * place + "1" + "0" * (concepts - 1 - place)) for place in range(concepts)]
+        alone = [self._index(_alone(place, concepts)) for place in range(concepts)]
         return torch.stack([shares[:, one, place] - none[:, place] for place, one in enumerate(alone)], dim=1)
 
     def learning_times(
@@ -130,17 +184,21 @@ class ConceptTrace:
         """
         shown = self.shown[:, self._index(combination)].nan_to_num(0.5)  # time samples factors
         sharpness, angles = turning(_smoothed(shown.mean(dim=1), self.smooth), self.steps, reach=reach)
-        where = int(sharpness.argmax())
+        where = _sharpest(sharpness)
+        if where is None:
+            nowhere = sharpness.new_tensor(math.nan)
+            return Turn(Interval(nowhere, nowhere, nowhere), math.nan, 0.0)
         # Each checkpoint drew its own pictures: they are resampled by themselves.
         rows = torch.randint(shown.shape[1], (resamples, *shown.shape[:2]), generator=generator)
         found = []
         for drawn in rows:
             again = shown.gather(1, drawn[:, :, None].expand_as(shown)).mean(dim=1)
             sharp, _ = turning(_smoothed(again, self.smooth), self.steps, reach=reach)
-            found.append(self.steps[int(sharp.argmax())])
-        ends = torch.tensor(found, dtype=torch.double).quantile(torch.tensor([0.025, 0.975], dtype=torch.double))
+            place = _sharpest(sharp)
+            found.append(math.nan if place is None else float(self.steps[place]))
+        ends = torch.tensor(found, dtype=torch.double).nanquantile(torch.tensor([0.025, 0.975], dtype=torch.double))
         estimate = torch.tensor(float(self.steps[where]), dtype=torch.double)
-        return Turn(Interval(estimate, *ends), math.degrees(float(angles[where])))
+        return Turn(Interval(estimate, *ends), math.degrees(float(angles[where])), float(sharpness[where]))
 
     def _index(self, combination: str) -> int:
         if combination not in self.combinations:
@@ -149,8 +207,7 @@ class ConceptTrace:
 
     def _right(self, combination: str) -> Bool[Tensor, "time samples factors"]:
         """Return which pictures show a combination's values; one that shows neither value shows none of them."""
-        wanted = torch.tensor([int(digit) for digit in combination], dtype=torch.double)
-        return self.shown[:, self._index(combination)] == wanted
+        return self.shown[:, self._index(combination)] == _values(combination)
 
 
 @checked
@@ -219,6 +276,21 @@ def spearman(first: Float[Tensor, "*any samples"], second: Float[Tensor, "*any s
     one, two = (_ranks(each.double()) for each in (first, second))
     one, two = (each - each.mean(dim=-1, keepdim=True) for each in (one, two))
     return (one * two).sum(dim=-1) / (one.norm(dim=-1) * two.norm(dim=-1))
+
+
+def _sharpest(sharpness: Tensor) -> int | None:
+    """Return the checkpoint of the sharpest turn; None where there is none but by rounding."""
+    where = int(sharpness.argmax())
+    return where if float(sharpness[where]) > 1e-12 else None
+
+
+def _alone(concept: int, concepts: int) -> str:
+    """Return the combination with one 1."""
+    return "0" * concept + "1" + "0" * (concepts - 1 - concept)
+
+
+def _values(combination: str) -> Tensor:
+    return torch.tensor([int(digit) for digit in combination], dtype=torch.double)
 
 
 def _ranks(values: Tensor) -> Tensor:

@@ -14,7 +14,8 @@ from typing import Protocol
 import torch
 from torch import nn
 
-from latent.core.activations import Add, capture, difference_of_means, edit
+from latent.core.activations import Op, capture, difference_of_means, edit
+from latent.core.activations.edit import Number, Rows
 from latent.core.errors import ConfigError, ShapeError
 from latent.core.run.memory import in_batches
 from latent.core.typing import Bool, Tensor
@@ -33,12 +34,22 @@ __all__ = [
 ]
 
 
+_ROWS = 256  # pictures that go through a network together where nothing is said
+
+
 class Generates(Protocol):
-    """What can be asked: pictures are a function of noise and condition."""
+    """What can be asked: pictures are a function of noise and condition.
+
+    It may state as `rows` how many pictures should go through it together.
+    """
 
     @property
     def denoiser(self) -> nn.Module:
-        """The module whose activations are edited; called once for each step of sampling."""
+        """The module whose activations are edited; called once for each step of sampling.
+
+        Its rows are those of the pictures. More may follow, such as those that guidance tells nothing: shifts leave
+        them alone.
+        """
 
     def start(self, count: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Return the noise of `count` pictures."""
@@ -193,7 +204,7 @@ def elicit(
     *,
     samples: int,
     generator: torch.Generator,
-    rows: int = 4096,
+    rows: int | None = None,
     say: Callable[[str], None] = lambda _text: None,
     done: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> dict[str, Elicited]:
@@ -205,12 +216,14 @@ def elicit(
         shows: Pictures -> which of the wanted concepts each shows, bool `[batch factors]`.
         samples: Pictures of each attempt; even.
         generator: Source of their noise, which is the same for every attempt.
-        rows: Pictures that go through the network together; halved when memory does not suffice.
+        rows: Pictures that go through the network together; halved when memory does not suffice. None for what the
+            model states as `rows`, and 256 where it states none.
         say: Is told when that happens.
         done: Is told how many pictures are made, and of all.
 
     Raises:
-        ConfigError: `samples` is odd or below 2, a family's name comes twice, or there is no family.
+        ConfigError: `samples` is odd or below 2, a family's name comes twice, there is no family, or shifts at one site
+            are along different axes.
         ShapeError: Prompts differ in shape.
     """
     attempts = [attempt for family in families for attempt in family.attempts]
@@ -220,7 +233,11 @@ def elicit(
             hint="Ask for an even number, and give each family a name of its own.",
         )
     if len({attempt.prompt.shape for attempt in attempts}) > 1:
-        raise ShapeError(f"Prompts have the shapes {sorted({tuple(each.prompt.shape) for each in attempts})}.")
+        raise ShapeError(
+            f"Prompts have the shapes {sorted({tuple(each.prompt.shape) for each in attempts})}; expected one shape.",
+            hint="Ask for prompts of other shapes in a call of their own.",
+        )
+    _axes(attempts)
     start = model.start(samples, generator=generator)
     prompts = torch.stack([attempt.prompt for attempt in attempts]).to(start)
 
@@ -230,13 +247,26 @@ def elicit(
         with _shifted(model.denoiser, attempts, asked):
             return shows(model.decode(start[picture], prompts[asked]))
 
-    made = in_batches(work, len(attempts) * samples, rows, what="pictures", say=say, done=done)
+    together = rows if rows is not None else getattr(model, "rows", _ROWS)
+    made = in_batches(work, len(attempts) * samples, together, what="pictures", say=say, done=done)
     right = torch.cat(made).unflatten(0, (len(attempts), samples)).cpu()
     found, place = dict[str, Elicited](), 0
     for family in families:
         found[family.name] = _best(family, right[place : place + len(family.attempts)])
         place += len(family.attempts)
     return found
+
+
+def _axes(attempts: Sequence[Attempt]) -> dict[str, int]:
+    """Return the axis of the shifts at each site, or refuse two."""
+    axes = dict[str, int]()
+    for shift in (attempt.shift for attempt in attempts):
+        if shift is not None and axes.setdefault(shift.site, shift.axis) != shift.axis:
+            raise ConfigError(
+                f"Shifts at {shift.site!r} are along the axes {axes[shift.site]} and {shift.axis}.",
+                hint="Give all shifts at one site the same axis, or ask in two calls.",
+            )
+    return axes
 
 
 def _best(family: Family, right: Bool[Tensor, "draws samples factors"]) -> Elicited:
@@ -254,10 +284,33 @@ def _shifted(denoiser: nn.Module, attempts: Sequence[Attempt], asked: Tensor) ->
     used = set(asked.tolist())
     shifts = [attempt.shift if place in used else None for place, attempt in enumerate(attempts)]
     ops = {}
-    for site, axis in sorted({(shift.site, shift.axis) for shift in shifts if shift is not None}):
+    for site, axis in _axes(attempts).items():
         here = [shift if shift is not None and shift.site == site else None for shift in shifts]
-        width = next(len(shift.vector) for shift in here if shift is not None)
+        width = next((len(shift.vector) for shift in here if shift is not None), 0)
+        if not width:
+            continue
         vectors = torch.stack([torch.zeros(width) if shift is None else shift.vector.cpu() for shift in here])
-        strength = vectors.abs().amax(dim=1).gt(0).float()  # 0 leaves every bit as it is
-        ops[site] = Add(vectors.to(asked.device)[asked], strength=strength.to(asked.device)[asked], axis=axis)
+        ops[site] = _AddToFirst(vectors.to(asked.device)[asked], axis=axis)
     return edit(denoiser, ops) if ops else nullcontext()
+
+
+@dataclass(frozen=True, eq=False)
+class _AddToFirst(Op):
+    """Add a vector to each of the first rows of a pass; where it is zero, and in further rows, no bit changes."""
+
+    vectors: Tensor
+
+    def change(self, hidden: Tensor, weight: Number, rows: Rows) -> Tensor:
+        """Return `hidden` with vectors `[batch hidden]` added."""
+        count = len(self.vectors)
+        rows.fit(self.vectors)
+        if len(hidden) < count:
+            raise ShapeError(
+                f"Site {rows.site!r} has {len(hidden)} rows for {count} pictures.", hint="Shift another site."
+            )
+        added = (weight * self.vectors).to(hidden)
+        moves = added.ne(0).any(dim=1)
+        between = [1] * (hidden.ndim - 2)
+        first = hidden[:count] + added.reshape(count, *between, -1)
+        first = torch.where(moves.reshape(count, *between, 1), first, hidden[:count])
+        return torch.cat([first, hidden[count:]])

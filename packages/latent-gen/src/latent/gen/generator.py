@@ -24,17 +24,21 @@ class LatentGenerator(Samples, Decodes):
     Args:
         synthesize: Makes pictures in [-1, 1] of latent states `[batch latent]`, or of `[batch layers latent]` where
             `layers` is not 0.
-        latent: Coordinates of a latent state, and of the noise that `mapping` is given.
-        mapping: Makes latent states of Gaussian noise; None where they are Gaussian themselves.
+        latent: Coordinates of a latent state.
+        mapping: Makes latent states `[batch latent]` of Gaussian noise; None where they are Gaussian themselves.
+        noise: Coordinates of the noise that `mapping` is given; None for as many as a latent state has.
         layers: Layers that take a state of their own; 0 where all take the same.
         edited: First layer that an edit reaches and the first one after these, as `(1, 4)`; None for all. Layers
             outside keep the state that the edit began with.
         truncation: How far latent states are from their middle, as a share of how they are drawn; 1 changes nothing.
         batch: Latent states at a time; less where memory does not suffice.
         device: Where states are drawn and pictures made.
+        dtype: What the networks are given; latent states and pictures that come out are float32.
 
     Raises:
-        ConfigError: A size or the truncation is out of range, or `edited` names no layers.
+        ConfigError: A size or the truncation is out of range, `edited` names no layers, or there is noise and no
+            mapping.
+        ShapeError: The mapping gives something else than latent states.
     """
 
     def __init__(
@@ -43,19 +47,26 @@ class LatentGenerator(Samples, Decodes):
         *,
         latent: int,
         mapping: Callable[[Tensor], Tensor] | None = None,
+        noise: int | None = None,
         layers: int = 0,
         edited: tuple[int, int] | None = None,
         truncation: float = 1.0,
         batch: int = 256,
         device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         if latent < 1 or layers < 0 or not 0 < truncation < float("inf"):
             raise ConfigError(f"latent={latent}, layers={layers} or truncation={truncation} is out of range.")
         if edited is not None and not 0 <= edited[0] < edited[1] <= layers:
             raise ConfigError(f"edited={edited} names no layers of {layers}.", hint=f"Such as (0, {max(layers, 1)}).")
+        if noise is not None and (noise < 1 or (mapping is None and noise != latent)):
+            raise ConfigError(
+                f"noise={noise} cannot be latent states of {latent} coordinates without a mapping.",
+                hint="Give the mapping too.",
+            )
         self.latent, self.layers, self.edited, self.truncation = latent, layers, edited, truncation
         self._synthesize, self._mapping, self._batch = synthesize, mapping, batch
-        self.device = torch.device(device)
+        self.noise, self.device, self.dtype = noise if noise is not None else latent, torch.device(device), dtype
         self.middle = torch.zeros(latent, device=self.device)
         if mapping is not None:
             self.middle = self._mapped(_MEAN_OF, stream(0, "latent generator", "middle")).mean(0)
@@ -65,27 +76,36 @@ class LatentGenerator(Samples, Decodes):
         """Return latent states as they are drawn, truncated toward their middle.
 
         Args:
-            n: How many.
+            n: How many, at least 1.
             generator: A generator on the CPU.
+
+        Raises:
+            ConfigError: `n` is below 1.
         """
+        if n < 1:
+            raise ConfigError(f"n={n} latent states are none.", hint="Ask for 1 or more.")
         return self.middle + self.truncation * (self._mapped(n, generator) - self.middle)
 
     @checked
     def decode(
-        self, z: Float[Tensor, "batch latent"], before: Float[Tensor, "batch latent"] | None = None
+        self,
+        z: Float[Tensor, "batch latent"] | Float[Tensor, "batch layers latent"],
+        before: Float[Tensor, "batch latent"] | Float[Tensor, "batch layers latent"] | None = None,
     ) -> Float[Tensor, "batch channels height width"]:
         """Return the pictures of latent states, without gradients.
 
         Args:
-            z: Latent states.
+            z: Latent states, one for all layers or one for each.
             before: What they were before an edit, for the layers that it does not reach; None for the same.
 
         Raises:
-            ShapeError: The states have another width, or the generator gives something else than pictures.
+            ShapeError: The states have another width or number of layers, there are none, or the generator gives
+                something else than pictures.
             ConfigError: `edited` leaves layers out, and `before` is not given.
         """
-        if z.shape[1] != self.latent:
-            raise ShapeError(f"z: given {list(z.shape)}, expected [batch latent={self.latent}].")
+        self._fits("z", z)
+        if before is not None:
+            self._fits("before", before)
         return torch.cat(in_batches(lambda start, stop: self._pictures(z, before, start, stop),
             len(z), self._batch, what="latent states"))  # fmt: skip
 
@@ -97,11 +117,24 @@ class LatentGenerator(Samples, Decodes):
         states = self.latents(n, generator=random)
         return self.decode(states, states)
 
+    def _fits(self, name: str, z: Tensor) -> None:
+        one, each = [self.latent], [self.layers, self.latent]
+        if len(z) and (list(z.shape[1:]) == one or (self.layers and list(z.shape[1:]) == each)):
+            return
+        layers = f" or [batch layers={self.layers} latent={self.latent}]" if self.layers else ""
+        raise ShapeError(
+            f"{name}: given {list(z.shape)}, expected [batch latent={self.latent}]{layers}, of one row or more.",
+            hint="" if self.layers or z.ndim == 2 else "Say how many layers take a state of their own: layers=18.",
+        )
+
+    def _layered(self, z: Tensor) -> Tensor:
+        """Return states as the generator takes them: on its device, one for each layer where it has layers."""
+        z = z.to(self.device, self.dtype)
+        return z[:, None].repeat(1, self.layers, 1) if self.layers and z.ndim == 2 else z
+
     @torch.no_grad()
     def _pictures(self, z: Tensor, before: Tensor | None, start: int, stop: int) -> Tensor:
-        states = z[start:stop].to(self.device)
-        if self.layers:
-            states = states[:, None].repeat(1, self.layers, 1)
+        states = self._layered(z[start:stop])
         if self.edited is not None:
             if before is None:
                 raise ConfigError(
@@ -110,7 +143,7 @@ class LatentGenerator(Samples, Decodes):
                 )
             keeps = torch.ones(self.layers, dtype=torch.bool, device=self.device)
             keeps[slice(*self.edited)] = False
-            states = torch.where(keeps[:, None], before[start:stop, None].to(self.device), states)
+            states = torch.where(keeps[:, None], self._layered(before[start:stop]), states)
         pictures = self._synthesize(states)
         if not isinstance(pictures, Tensor) or pictures.ndim != 4 or len(pictures) != len(states):
             shape = list(pictures.shape) if isinstance(pictures, Tensor) else type(pictures).__name__
@@ -118,45 +151,77 @@ class LatentGenerator(Samples, Decodes):
                 f"The generator gives {shape} for {len(states)} latent states, expected [batch channels height width].",
                 hint="Wrap it in a function that returns the pictures alone.",
             )
-        return pictures
+        return pictures.float()
 
     @torch.no_grad()
     def _mapped(self, n: int, random: torch.Generator) -> Tensor:
-        z = torch.randn(n, self.latent, generator=random).to(self.device)
-        mapped = z if self._mapping is None else self._mapping(z)
-        if mapped.shape != z.shape:
-            raise ShapeError(f"The mapping gives {list(mapped.shape)} for noise of {list(z.shape)}.")
-        return mapped
+        z = torch.randn(n, self.noise, generator=random).to(self.device)
+        if self._mapping is None:
+            return z
+        mapped = self._mapping(z.to(self.dtype))
+        if not isinstance(mapped, Tensor) or mapped.shape != (n, self.latent):
+            given = list(mapped.shape) if isinstance(mapped, Tensor) else type(mapped).__name__
+            each = isinstance(mapped, Tensor) and mapped.ndim == 3
+            raise ShapeError(
+                f"The mapping gives {given} for noise of {list(z.shape)}, expected [batch latent={self.latent}].",
+                hint=f"Wrap it in a function that returns {'one layer: w[:, 0]' if each else 'the states alone'}, and "
+                "check latent and noise.",
+            )
+        return mapped.float()
 
 
 def gan_generator(gan: SmallGAN, *, edited: tuple[int, int] | None = None, truncation: float = 1.0) -> LatentGenerator:
     """Return a small GAN with its styles as latent states; see `LatentGenerator`."""
     return LatentGenerator(
         gan.synthesize, latent=gan.config.latent, mapping=gan.mapping, layers=gan.layers, edited=edited,
-        truncation=truncation, device=gan.constant.device,
+        truncation=truncation, device=gan.constant.device, dtype=gan.constant.dtype,
     )  # fmt: skip
 
 
-def load_vae(place: str | Path, *, device: torch.device | str = "cpu") -> Any:
+def load_vae(place: str | Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Any:
     """Return the `AutoencoderKL` in a folder or on the Hub, or that of a pipeline there, in evaluation mode.
 
-    Weights are read from safetensors alone.
+    Weights are read from safetensors alone, and all of them must be there and no others.
+
+    Args:
+        place: The folder, or an id on the Hub.
+        device: Where to put it.
+        dtype: What its weights become, whatever the file has.
 
     Raises:
-        FormatError: There is none, or it cannot be read.
+        FormatError: There is none, it cannot be read, or weights are missing, left over or of another shape.
     """
+    # On the Hub nothing but an answer tells a VAE from a pipeline around one.
+    subfolders = (
+        ["vae" if (Path(place) / "model_index.json").is_file() else ""] if Path(place).is_dir() else ["", "vae"]
+    )
+    problem: Exception | None = None
+    for subfolder in subfolders:
+        try:
+            vae, info = _read_vae(place, subfolder, dtype)
+        except (OSError, ValueError, TypeError, RuntimeError) as error:
+            problem = problem or error
+            continue
+        wrong = {name: info[name] for name in ("missing_keys", "unexpected_keys", "mismatched_keys") if info[name]}
+        if wrong:
+            parts = "; ".join(f"{len(keys)} {name.split('_')[0]}, such as {keys[0]}" for name, keys in wrong.items())
+            raise FormatError(f"The weights in {place} are not those of its config: {parts}.", hint="Save it again.")
+        return vae.to(device).eval().requires_grad_(requires_grad=False)
+    reason = (str(problem).strip().splitlines() or [type(problem).__name__])[0]
+    raise FormatError(
+        f"There is no AutoencoderKL that can be read in {place}: {reason}",
+        hint="Give the folder that save_pretrained wrote, of a VAE or of a pipeline around one.",
+    )
+
+
+def _read_vae(place: str | Path, subfolder: str, dtype: torch.dtype) -> tuple[Any, dict[str, list[Any]]]:
     from diffusers import AutoencoderKL
 
-    inside = {"subfolder": "vae"} if (Path(place) / "model_index.json").is_file() else {}
-    try:
-        vae: Any = AutoencoderKL.from_pretrained(place, use_safetensors=True, low_cpu_mem_usage=False, **inside)
-    except (OSError, ValueError, TypeError, RuntimeError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise FormatError(
-            f"There is no AutoencoderKL that can be read in {place}: {reason}",
-            hint="Give the folder that save_pretrained wrote, of a VAE or of a pipeline around one.",
-        ) from None
-    return vae.to(device).eval().requires_grad_(requires_grad=False)
+    vae, info = AutoencoderKL.from_pretrained(
+        place, use_safetensors=True, low_cpu_mem_usage=False, torch_dtype=dtype, output_loading_info=True,
+        **({"subfolder": subfolder} if subfolder else {}),
+    )  # fmt: skip
+    return vae, {name: sorted(map(str, keys)) for name, keys in info.items()}
 
 
 def vae_generator(vae: Any, *, size: int, truncation: float = 1.0, batch: int = 64) -> LatentGenerator:
@@ -176,8 +241,9 @@ def vae_generator(vae: Any, *, size: int, truncation: float = 1.0, batch: int = 
         pictures: Tensor = vae.decode(z.unflatten(1, shape) / scale + shift, return_dict=False)[0]
         return pictures.clamp(-1, 1)
 
+    weight = next(vae.parameters())
     return LatentGenerator(
-        synthesize, latent=shape.numel(), truncation=truncation, batch=batch, device=next(vae.parameters()).device
+        synthesize, latent=shape.numel(), truncation=truncation, batch=batch, device=weight.device, dtype=weight.dtype
     )
 
 
@@ -185,8 +251,8 @@ def vae_generator(vae: Any, *, size: int, truncation: float = 1.0, batch: int = 
 def vae_latents(vae: Any, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch latent"]:
     """Return the latent states of real pictures in [-1, 1], the means of what the encoder gives."""
     scale, shift = _scaling(vae)
-    mean: Tensor = vae.encode(images.to(next(vae.parameters()).device)).latent_dist.mean
-    return ((mean - shift) * scale).flatten(1)
+    mean: Tensor = vae.encode(images.to(next(vae.parameters()))).latent_dist.mean
+    return ((mean.float() - shift) * scale).flatten(1)
 
 
 def _latent_shape(vae: Any, size: int) -> torch.Size:

@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
+from torch.nn import functional
 
 from latent.core.capabilities import Encodes
 from latent.core.config import setting
@@ -60,34 +61,37 @@ class FactorRegressorLearner(Learner):
         model: What is trained.
         steps: Updates in all.
         learning_rate: Greatest learning rate of Adam.
+        classes: How many of its outputs, the last ones, are logits of classes, trained by cross-entropy; their labels
+            are probabilities.
     """
 
-    METRICS: ClassVar[Mapping[str, str]] = {"error": "Mean squared error of the factors, in squared deviations."}
+    METRICS: ClassVar[Mapping[str, str]] = {
+        "error": "Mean squared error of the factors, in squared deviations.",
+        "entropy": "Mean cross-entropy of the classes, where there are any.",
+    }
     model: FactorRegressor
 
-    def __init__(self, model: FactorRegressor, *, steps: int, learning_rate: float = 2e-3) -> None:
-        self.model, self.steps, self.learning_rate = model, steps, learning_rate
-        self._optimiser = FusedAdam(model.parameters(), lr=learning_rate)
+    def __init__(self, model: FactorRegressor, *, steps: int, learning_rate: float = 2e-3, classes: int = 0) -> None:
+        self.model, self.steps, self.learning_rate, self.classes = model, steps, learning_rate, classes
+        self.optimiser = FusedAdam(model.parameters(), lr=learning_rate)
 
     def step(self, batch: Batch, *, step: int) -> Mapping[str, Tensor]:
         """Make one update with a batch of `images` and `labels`."""
         turn = torch.pi * min(step, self.steps) / self.steps
-        for group in self._optimiser.param_groups:
+        for group in self.optimiser.param_groups:
             group["lr"] = self.learning_rate * (1 + float(torch.cos(torch.tensor(turn)))) / 2
-        error = (self.model.encode(batch["images"]) - batch["labels"]).square().mean()
-        self._optimiser.zero_grad(set_to_none=True)
-        error.backward()
-        self._optimiser.step()
-        return {"error": error.detach()}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return weights and optimiser."""
-        return {"model": self.model.state_dict(), "optimiser": self._optimiser.state_dict()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore `state_dict()`'s value."""
-        self.model.load_state_dict(state["model"])
-        self._optimiser.load_state_dict(state["optimiser"])
+        read, labels = self.model.encode(batch["images"]), batch["labels"]
+        factors = read.shape[1] - self.classes
+        loss = error = (read[:, :factors] - labels[:, :factors]).square().mean()
+        metrics = {"error": error.detach()}
+        if self.classes:
+            entropy = functional.cross_entropy(read[:, factors:], labels[:, factors:])
+            metrics["entropy"] = entropy.detach()
+            loss = error + entropy
+        self.optimiser.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
+        self.optimiser.step()
+        return metrics
 
 
 @dataclass(frozen=True, eq=False)

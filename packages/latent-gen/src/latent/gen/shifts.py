@@ -1,5 +1,6 @@
 """What edits change: the attribute that they are for, and all others, over a path and at equal strength."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -7,7 +8,7 @@ import torch
 from latent.core.errors import ShapeError
 from latent.core.typing import Float, Tensor, checked
 
-__all__ = ["Shift", "at_strength", "attribute_shift"]
+__all__ = ["Shift", "at_strength", "attribute_shift", "matched"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,3 +73,27 @@ def at_strength(strength: Float[Tensor, " time"], values: Float[Tensor, " time"]
     span = strength[after] - strength[after - 1]
     share = (wanted - strength[after - 1]) / span
     return float(torch.lerp(values[after - 1], values[after], share))
+
+
+_LEAST = 0.1  # of the way to the wanted strength: below it nothing was done whose price could be named
+
+
+@checked
+def matched(strength: Float[Tensor, " time"], values: Float[Tensor, " time"], wanted: float) -> float:
+    """Return a value at a strength, also for a path that never gets there.
+
+    That of a path which does is `at_strength`. Else its value at the greatest strength that it has is taken in
+    proportion to how far that is from the start: the same price for each unit. NaN where that is less than a tenth of
+    the way to `wanted`.
+
+    Args:
+        strength: What grows along the path.
+        values: What is asked for, at the same steps; 0 at the start.
+        wanted: Strength.
+    """
+    found = at_strength(strength, values, wanted)
+    best = int(strength.nan_to_num(nan=-torch.inf).argmax())
+    share = float((strength[best] - strength[0]) / (wanted - strength[0]))
+    if not math.isnan(found) or not share >= _LEAST:
+        return found
+    return float(values[best]) / share

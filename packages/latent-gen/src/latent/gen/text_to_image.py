@@ -1,7 +1,8 @@
 """Text-to-image pipelines of diffusers as something that can be asked in all ways of `latent.gen.elicitation`.
 
 A prompt is a tensor of token embeddings. Exaggerating is to go on in the direction from one prompt to another, which is
-what prompt weighting does; activations of the U-Net are moved at any of its sites.
+what prompt weighting does; activations of the U-Net are moved at any of its sites, and in those rows alone that are
+told the prompt: guidance carries a move as far as it carries the prompt.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,9 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from latent.core.errors import ConfigError
+from latent.core.errors import ConfigError, ShapeError
 from latent.core.typing import Float, Tensor
-from latent.gen.sampling import Sampler
+from latent.gen.sampling import Sampler, guided
 
 __all__ = ["TextToImage", "exaggerated"]
 
@@ -39,21 +40,34 @@ class TextToImage:
         pipeline: A pipeline of diffusers; its modules are put into evaluation mode.
         steps: Steps of DDIM; a divisor of its noise levels.
         guidance: Strength of classifier-free guidance against the empty prompt; 1 is plain.
+        rows: Pictures that should go through the U-Net together; `latent.gen.elicitation.elicit` asks for it.
 
     Raises:
-        ConfigError: The pipeline lacks a part, or the steps do not divide its noise levels.
+        ConfigError: The pipeline lacks a part, its U-Net does not go from latents to latents or has no size, or the
+            steps do not divide its noise levels.
     """
 
-    def __init__(self, pipeline: Any, *, steps: int = 50, guidance: float = 7.5) -> None:
+    def __init__(self, pipeline: Any, *, steps: int = 50, guidance: float = 7.5, rows: int = 8) -> None:
         missing = [part for part in _PARTS if getattr(pipeline, part, None) is None]
         if missing or getattr(pipeline.unet.config, "addition_embed_type", None):
             raise ConfigError(
                 f"{type(pipeline).__name__} has no {', '.join(missing) or 'prompts of token embeddings alone'}.",
                 hint="Take one that is built as Stable Diffusion 1 or 2.",
             )
+        given, latents = pipeline.unet.config, pipeline.vae.config.latent_channels
+        if {given.in_channels, given.out_channels} != {latents}:
+            raise ConfigError(
+                f"The U-Net goes from {given.in_channels} to {given.out_channels} channels; latents have {latents}.",
+                hint="Take a pipeline for texts alone: those for inpainting or depth need more than a prompt.",
+            )
+        if given.sample_size is None:
+            raise ConfigError(
+                "The U-Net does not say how large its latents are.",
+                hint="Say it first: pipeline.unet.register_to_config(sample_size=64).",
+            )
         for part in ("unet", "vae", "text_encoder"):
             getattr(pipeline, part).eval()
-        self.pipeline, self.guidance = pipeline, guidance
+        self.pipeline, self.guidance, self.rows = pipeline, guidance, rows
         self.sampler = Sampler(pipeline.scheduler, steps)
         self.empty = self.prompts([""])[0]
 
@@ -65,11 +79,18 @@ class TextToImage:
 
     @torch.no_grad()
     def prompts(self, texts: Sequence[str]) -> Float[Tensor, "batch time hidden"]:
-        """Return the token embeddings of texts."""
+        """Return the token embeddings of texts, in the U-Net's dtype.
+
+        Raises:
+            ConfigError: There is no text, or one text in place of several.
+        """
+        if isinstance(texts, str) or not texts:
+            raise ConfigError(f"Expected a list of texts, given {texts!r}.", hint='Such as ["a small blue circle"].')
+        unet = self.pipeline.unet
         found: Tensor = self.pipeline.encode_prompt(
-            list(texts), device=self.pipeline.unet.device, num_images_per_prompt=1, do_classifier_free_guidance=False
+            list(texts), device=unet.device, num_images_per_prompt=1, do_classifier_free_guidance=False
         )[0]
-        return found
+        return found.to(unet.dtype)
 
     def start(self, count: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Return the noise of `count` pictures in the autoencoder's space."""
@@ -90,18 +111,26 @@ class TextToImage:
     ) -> Float[Tensor, "batch channels height width"]:
         """Return the pictures, in [-1, 1], that noise becomes under prompts.
 
-        Shifts of activations act with the prompt and with the empty one alike: both are calls of as many rows.
+        Args:
+            noise: As `start` gives it.
+            condition: Token embeddings of a prompt for each picture.
+            seen: Is told the number of steps that are done, and of all; it may raise to stop.
+
+        Raises:
+            ShapeError: There are not as many prompts as noises.
         """
         unet, vae = self.pipeline.unet, self.pipeline.vae
-        nothing = self.empty.to(condition).expand_as(condition)
+        if len(condition) != len(noise):
+            raise ShapeError(
+                f"There are {len(condition)} prompts for {len(noise)} pictures.", hint="Give one for each picture."
+            )
+        told = condition.to(noise.dtype)
+        nothing = self.empty.to(told).expand_as(told)
 
-        def predict(noisy: Tensor, times: Tensor) -> Tensor:
-            told: Tensor = unet(noisy, times, encoder_hidden_states=condition, return_dict=False)[0]
-            if self.guidance == 1:
-                return told
-            untold: Tensor = unet(noisy, times, encoder_hidden_states=nothing, return_dict=False)[0]
-            return untold + self.guidance * (told - untold)
+        def ask(noisy: Tensor, times: Tensor, prompts: Tensor) -> Tensor:
+            predicted: Tensor = unet(noisy, times, encoder_hidden_states=prompts, return_dict=False)[0]
+            return predicted
 
-        latents = self.sampler.decode(predict, noise, seen=seen)
-        pictures: Tensor = vae.decode(latents / vae.config.scaling_factor, return_dict=False)[0]
+        latents = self.sampler.decode(guided(ask, told, nothing, self.guidance), noise, seen=seen)
+        pictures: Tensor = vae.decode((latents / vae.config.scaling_factor).to(vae.dtype), return_dict=False)[0]
         return pictures.clamp(-1, 1)

@@ -22,11 +22,11 @@ from latent.core.run.context import ArmContext
 from latent.core.run.experiment import Arm, ArmResult
 from latent.core.run.seed import generator
 from latent.gen.concept_trace import spearman
+from latent.gen.experiments.concept_space_asking import HELD
 from latent.gen.experiments.concept_space_figures import animate, figures
 from latent.gen.experiments.concept_space_measures import MEASURES, of_asking, of_trace
 from latent.gen.experiments.concept_space_runs import (
     FAMILIES,
-    HELD,
     Observed,
     Task,
     Training,
@@ -57,10 +57,10 @@ class Experiment:
     """Settings of the experiment."""
 
     weak: float = setting(0.2, "Difference of blue where colours are close.", paper="0.1 to 0.8")
-    strong: float = setting(0.8, "Difference of blue where they are far apart.", paper="0.1 to 0.8")
+    strong: float = setting(1.0, "Difference of blue where they are far apart.", paper="0.1 to 0.8")
     radius: float = setting(0.3, "Difference of radius between big and small.", paper="0.3 to 0.4")
     steps: int = setting(3000, "Updates of the arms with close colours.", paper="20000")
-    strong_steps: int = setting(1500, "Updates of the arm with colours far apart.", paper="20000")
+    strong_steps: int = setting(1500, "Updates of the arms with colours far apart.", paper="20000")
     training: Training = setting(Training(), "How generators are trained.")
     watching: Watching = setting(Watching(), "How they are looked at.")
     law: Law = setting(Law(), "The sweep of colours.")
@@ -84,7 +84,9 @@ _PAPER = ConceptConfig(size=32, patch=1, hidden=256, widths=(64, 128, 256), laye
 PRESETS: Mapping[str, Experiment] = {
     "smoke": Experiment(
         steps=60, strong_steps=60, training=Training(model=_SMALL, pictures=256, rows=16),
-        watching=Watching(every=20, elicit_every=20, samples=12, early=20, window=40, over=(0.5,), alphas=(1.0,)),
+        watching=Watching(
+            every=20, elicit_every=20, samples=12, early=20, window=40, over=(0.5,), alphas=(1.0,), draws=1
+        ),
         law=Law(colours=(0.2, 0.4, 0.8), every=20, most=60, samples=8),
     ),
     "cpu": Experiment(),
@@ -94,7 +96,8 @@ PRESETS: Mapping[str, Experiment] = {
         law=Law(colours=(0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.6, 0.8), every=100, most=12000),
     ),
     "paper": Experiment(
-        steps=20000, strong_steps=20000, training=Training(model=_PAPER, pictures=5223, learning_rate=1e-3, clip=0.01),
+        steps=20000, strong_steps=20000,
+        training=Training(model=_PAPER, pictures=5223, learning_rate=1e-3, clip=0.01, weight_decay=0.01),
         watching=Watching(every=250, elicit_every=1000, early=1000, window=2000),
         law=Law(colours=tuple(round(0.1 + 0.7 * place / 19, 3) for place in range(20)), every=250, most=20000),
     ),
@@ -105,6 +108,7 @@ ARMS: Mapping[str, Arm] = {
     "law": Arm("method", "Six differences of colour, each until it is learned."),
     "all-four": Arm("control", "Close colours; all four classes are shown."),
     "permuted": Arm("control", "Close colours; each picture is described as another one."),
+    "permuted-strong": Arm("control", "Colours far apart; each picture is described as another one."),
 }
 _SOURCE = "arXiv:2406.19370"
 CLAIMS = (
@@ -116,7 +120,7 @@ CLAIMS = (
         check=AtLeast(arm="strong", measure="contrast_early", value=0.85),
         controls=(
             Control(arm="weak", measure="contrast_early", summary="close colours"),
-            Control(arm="permuted", measure="contrast_early", summary="descriptions of other pictures"),
+            Control(arm="permuted-strong", measure="contrast_early", summary="descriptions of other pictures"),
         ),
     ),
     Claim(
@@ -137,18 +141,19 @@ CLAIMS = (
     ),
     Claim(
         id="strong-heads-for-blue-big",
-        statement="When the first concept is learned, prompts for blue small give blue big where colour is strong.",
+        statement="While one concept is learned and the other is not, prompts for blue small give blue big rather than "
+        "red small where colour is strong.",
         source=f"{_SOURCE}, section 4.2",
         paper_value="the trained class that shares the stronger concept",
         check=AtLeast(arm="strong", measure="leaning", value=0.2),
         controls=(
             Control(arm="weak", measure="leaning", summary="close colours"),
-            Control(arm="permuted", measure="leaning", summary="descriptions of other pictures"),
+            Control(arm="permuted-strong", measure="leaning", summary="descriptions of other pictures"),
         ),
     ),
     Claim(
         id="weak-heads-for-red-small",
-        statement="Where colour is weak they give red small.",
+        statement="Where colour is weak they give red small rather than blue big.",
         source=f"{_SOURCE}, section 4.2",
         paper_value="the trained class that shares the stronger concept",
         check=AtMost(arm="weak", measure="leaning", value=-0.2),
@@ -173,7 +178,7 @@ CLAIMS = (
         check=AtLeast(arm="weak", measure="gap_over_blue", value=0.9),
         controls=(
             Control(arm="weak", measure="gap_naive_blue", summary="the plain prompt"),
-            Control(arm="weak", measure="gap_irrelevant_blue", summary="an entry that says nothing exaggerated"),
+            Control(arm="weak", measure="gap_irrelevant_blue", summary="an entry that says nothing, said as strongly"),
             Control(arm="permuted", measure="gap_over_blue", summary="descriptions of other pictures"),
         ),
     ),
@@ -199,8 +204,8 @@ CLAIMS = (
             ),
         )
         for each, key, text, broken, summary in (
-            ("overprompt", "over", "exaggeration", "irrelevant", "an entry that says nothing exaggerated"),
-            ("latent", "latent", "shifts of the embedding", "random", "shifts of equal length in a random direction"),
+            ("overprompt", "over", "exaggeration", "irrelevant", "an entry that says nothing, said as strongly"),
+            ("latent", "latent", "shifts of the embedding", "random", "shifts of equal length in random directions"),
         )
     ),
     Claim(
@@ -210,7 +215,7 @@ CLAIMS = (
         paper_value="at least as good",
         check=AtLeast(arm="weak", measure="gain_over", value=0.1),
         controls=(
-            Control(arm="weak", measure="gain_irrelevant", summary="an entry that says nothing exaggerated"),
+            Control(arm="weak", measure="gain_irrelevant", summary="an entry that says nothing, said as strongly"),
             Control(arm="all-four", measure="gain_over", summary="all classes shown"),
             Control(arm="permuted", measure="gain_over", summary="descriptions of other pictures"),
         ),
@@ -223,9 +228,9 @@ def run_arm(arm: str, config: Experiment, context: ArmContext) -> ArmResult:
     """Train, look, ask and measure."""
     if arm == "law":
         return _law(config, context)
-    strong = arm == "strong"
+    strong = arm in ("strong", "permuted-strong")
     trained = ("00", "01", "10", HELD) if arm == "all-four" else ("00", "01", "10")
-    task = Task(config.strong if strong else config.weak, config.radius, trained, permuted=arm == "permuted")
+    task = Task(config.strong if strong else config.weak, config.radius, trained, permuted=arm.startswith("permuted"))
     steps = config.strong_steps if strong else config.steps
     families = FAMILIES if arm == "weak" else FAMILIES[:3]
     seen = observe(config.training, config.watching, task, steps, context, families=() if strong else families)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from latent.core.report.figures import Curve, Figure, Panel, lines, scatter, trajectories
 from latent.core.report.images import image_grid
-from latent.gen.experiments.concept_space_runs import ASKED, HELD
+from latent.gen.experiments.concept_space_asking import ASKED, HELD
 from latent.gen.pictures import grid, save_animation
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def _spread(count: int, most: int) -> list[int]:
 def _plane(results: "Results") -> list[Figure]:
     """Draw the trajectory of the held-out class in each arm, one path a seed."""
     panels = {}
-    for arm in ("strong", "weak", "all-four", "permuted"):
+    for arm in ("strong", "weak", "all-four", "permuted", "permuted-strong"):
         if arm in results:
             runs = range(len(results[arm]))
             paths = [_in_plane(results.arrays(arm, index)["path"][:, ASKED.index(HELD)]) for index in runs]

@@ -7,7 +7,8 @@ import torch
 
 from latent.core.run.seed import generator
 from latent.gen.concept_trace import ConceptTrace
-from latent.gen.experiments.concept_space_runs import HELD, Observed, Watching, first_learned
+from latent.gen.experiments.concept_space_asking import HELD
+from latent.gen.experiments.concept_space_runs import Observed, Watching, learned
 
 __all__ = ["MEASURES", "of_asking", "of_trace"]
 
@@ -23,8 +24,11 @@ MEASURES: Mapping[str, str] = {
     "contrast_early": "Share of blue among prompts for blue big, less that for red big, at `early`.",
     "learned_colour": "Updates until trained classes show their colour; all updates where it was never learned.",
     "learned_size": "Updates until they show their size.",
-    "leaning": "Share of blue big, less that of red small, for the held-out prompt when the first concept is learned; "
-    "0 where none is.",
+    "held_colour": "Updates until the held-out class shows its colour, by smoothed shares.",
+    "held_size": "Updates until it shows its size.",
+    "leaning": "Share of blue big, less that of red small, among the held-out prompt's circles, less the mean of that "
+    "difference over other prompts; the mean over checkpoints from the first learned concept (the beginning where none "
+    "is) to the second (the end where it is not); 0 where no checkpoint has circles for every prompt.",
     "gap_step": "Updates at which exaggerated prompts are farthest above the plain one, from `window` on.",
     "gap_naive_blue": "Share of blue there, asked plainly.",
     "gap_over_blue": "Share of blue there, exaggerated.",
@@ -35,12 +39,16 @@ MEASURES: Mapping[str, str] = {
        for key in _KEYS},
     **{f"gain_{key}": f"Mean over checkpoints of the share of blue by {_TEXT[key]}, less that of the plain prompt."
        for key in _KEYS},
-    "capable": "Updates until four of five pictures are blue and small by exaggeration or a shifted embedding.",
+    **{f"moved_{key}": f"How far the embedding is moved by {_TEXT[key]}, the mean over attempts and checkpoints."
+       for key in ("over", "irrelevant", "latent", "random")},
+    "capable": "Updates until four of five pictures are blue and small by exaggeration or a shifted embedding, "
+    "whichever did better on the half that attempts were chosen on.",
     "behaves": "Updates until they are when asked plainly.",
-    "turn": "Updates at which the trajectory of the held-out prompt turns most.",
+    "turn": "Updates at which the trajectory of the held-out prompt turns most; all updates where it never does.",
     "turn_low": "Lower end of the 95 % interval over resampled pictures.",
     "turn_high": "Upper end.",
     "turn_angle": "By how many degrees.",
+    "turn_sharpness": "How sharp the turn is; chance alone gives that of `permuted`.",
     "signal_colour": "Concept signal of colour: mean distance of pixels' colours between its means.",
     "signal_size": "Concept signal of size.",
     "rank_correlation": "Spearman's correlation of concept signal and updates until colours are learned.",
@@ -50,26 +58,26 @@ MEASURES: Mapping[str, str] = {
 
 def of_trace(trace: ConceptTrace, watching: Watching, steps: int, seed: int) -> dict[str, float]:
     """Return when concepts were learned, where the held-out class was then, and its sharpest turn."""
-    learned = first_learned(trace)
+    told = [learned(trace, concept) for concept in range(2)]
+    held = trace.learning_times(HELD).tolist()
+    first, second = sorted(told)
     turn = trace.turn(HELD, generator=generator(seed, "turn"))
+    times = {"learned_colour": told[0], "learned_size": told[1], "held_colour": held[0], "held_size": held[1]}
     return {
         "contrast_early": float(trace.contrasts()[trace.steps.index(watching.early), 0]),
-        **{f"learned_{name}": min(time, float(steps)) for name, time in learned.items()},
-        "leaning": _leaning(trace, min(learned.values())),
-        "turn": float(turn.step.estimate),
-        "turn_low": float(turn.step.low),
-        "turn_high": float(turn.step.high),
-        "turn_angle": turn.angle,
+        **{name: min(time, float(steps)) for name, time in times.items()},
+        "leaning": _number(trace.leaning(HELD, "10", "01", first=first if math.isfinite(first) else 0.0, last=second)),
+        "turn": _number(float(turn.step.estimate), steps),
+        "turn_low": _number(float(turn.step.low), steps),
+        "turn_high": _number(float(turn.step.high), steps),
+        "turn_angle": _number(turn.angle),
+        "turn_sharpness": turn.sharpness,
     }
 
 
-def _leaning(trace: ConceptTrace, first: float) -> float:
-    """Return how much more often the held-out class shows blue big than red small at a checkpoint; 0 for none."""
-    if not math.isfinite(first):
-        return 0.0
-    held = trace.shown[trace.steps.index(int(first)), trace.combinations.index(HELD)]
-    blue_big, red_small = ((held == held.new_tensor(each)).all(dim=1).double().mean() for each in ([1, 0], [0, 1]))
-    return float(blue_big - red_small)
+def _number(value: float, instead: float = 0.0) -> float:
+    """Return a value, or what stands for one that there is none of."""
+    return float(instead) if math.isnan(value) else value
 
 
 def of_asking(seen: Observed, watching: Watching, steps: int) -> dict[str, float]:
@@ -88,11 +96,13 @@ def of_asking(seen: Observed, watching: Watching, steps: int) -> dict[str, float
     for key, family in keys.items():
         best = seen.widest(family, watching.window)
         measures[f"gap_{key}"] = float((seen.joint(family) - seen.joint("naive"))[best])
+        if f"moved_{key}" in MEASURES:
+            measures[f"moved_{key}"] = float(seen.moved[family].double().mean())
         measures[f"gain_{key}"] = float((seen.concept(family, 0) - seen.concept("naive", 0)).mean())
     if "irrelevant" in keys.values():
         measures["gap_irrelevant_blue"] = float(seen.concept("irrelevant", 0)[at])
-    best_of = torch.maximum(seen.joint("overprompt"), seen.joint("latent"))
-    for key, shares in (("capable", best_of), ("behaves", seen.joint("naive"))):
+    for key, families in (("capable", ("overprompt", "latent")), ("behaves", ("naive",))):
+        shares = seen.joint_of_best(families)
         reached = [step for step, share in zip(seen.at, shares.tolist(), strict=True) if share > 0.8]
         measures[key] = float(min(reached, default=steps))
     return measures

@@ -1,5 +1,6 @@
 """Training a generator of circles under observation, and what the observations say."""
 
+import contextlib
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,36 +13,25 @@ from latent.core.errors import ConfigError
 from latent.core.run.context import ArmContext
 from latent.core.run.seed import generator, isolated
 from latent.gen.concept_trace import ConceptTrace, learning_times
-from latent.gen.elicitation import (
-    Attempt,
-    Family,
-    Shift,
-    concept_direction,
-    elicit,
-    latent_shift,
-    naive,
-    over_prompt,
-)
+from latent.gen.elicitation import elicit
+from latent.gen.experiments.concept_space_asking import ASKED, HELD, embedding_moves, ways_of_asking
 from latent.gen.methods.concept_space import ConceptConfig, ConceptGenerator, ConceptLearner, ConceptPictures
 from latent.gen.worlds.circles import Circles
 
 __all__ = [
-    "ASKED",
     "FAMILIES",
-    "HELD",
     "Observed",
     "Task",
     "Training",
     "Watching",
-    "first_learned",
+    "learned",
     "observe",
     "time_to_learn",
 ]
 
-HELD = "11"
 FAMILIES = ("naive", "overprompt", "latent", "h-space", "irrelevant", "random")
-ASKED = ("00", "01", "10", HELD)
 _KEPT = 6  # pictures of each class and checkpoint that the report shows
+_ROWS = 1024  # pictures that go through the network together
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +44,7 @@ class Training:
     rows: int = setting(64, "Pictures of an update.", paper="64")
     learning_rate: float = setting(2e-3, "Adam's step size.", paper="1e-3, AdamW")
     clip: float = setting(0.0, "Greatest norm of the gradient; 0 for any.", paper="0.01")
+    weight_decay: float = setting(0.0, "Share of a weight that an update takes away, in step sizes.", paper="0.01")
     dropped: float = setting(0.0, "Share of pictures about which nothing is said.", paper="0; more with guidance")
 
 
@@ -68,17 +59,27 @@ class Watching:
     window: int = setting(1000, "Updates from which on the largest gap is looked for.", paper="2000 in the small port")
     over: tuple[float, ...] = setting((0.3, 0.5, 0.7, 0.9), "Exaggerated colours.", paper=".3, .5, .7, .9 (code)")
     alphas: tuple[float, ...] = setting((1.0, 2.0, 3.0, 4.0), "Strengths of latent shifts.")
+    draws: int = setting(3, "Random directions from each trained neighbour.")
+    smooth: float = setting(2.0, "Deviation of the Gaussian that smooths trajectories, in checkpoints.", paper="2")
 
     def __post_init__(self) -> None:
         """Refuse what cannot be measured."""
-        if min(self.every, self.elicit_every, self.samples) < 1 or self.samples % 2 or self.samples < 2 * _KEPT:
+        if min(self.every, self.elicit_every, self.draws) < 1 or self.smooth < 0:
             raise ConfigError(
-                f"every={self.every}, elicit_every={self.elicit_every} or samples={self.samples} is out of range.",
-                hint=f"samples is even and at least {2 * _KEPT}.",
+                f"every={self.every}, elicit_every={self.elicit_every}, draws={self.draws} or smooth={self.smooth} is "
+                "out of range.",
+                hint="smooth is at least 0, the others at least 1.",
+            )
+        if self.samples % 2 or self.samples < 2 * _KEPT:
+            raise ConfigError(
+                f"samples={self.samples} is odd or too low.", hint=f"It is even and at least {2 * _KEPT}."
             )
         for name in ("elicit_every", "early", "window"):
             if getattr(self, name) % self.every:
-                raise ConfigError(f"{name}={getattr(self, name)} is no multiple of every={self.every}.")
+                raise ConfigError(
+                    f"{name}={getattr(self, name)} is no multiple of every={self.every}.",
+                    hint=f"Such as {self.every * max(1, round(getattr(self, name) / self.every))}.",
+                )
         if not self.over or not self.alphas:
             raise ConfigError("over and alphas need a value each.", hint="Such as over=[0.5] alphas=[1.0].")
 
@@ -114,6 +115,7 @@ class Observed:
         tried: By family, which pictures of the half that attempts were chosen on were right, bool
             `[time samples factors]`.
         right: The same for the other half.
+        moved: By family, how far each attempt moves the embedding of its prompt, `[time attempts]`; not for h-space.
         held: Pictures of each class, `[time classes samples channels height width]`.
         ways: By family, pictures of the held-out class at `at`, `[time samples channels height width]`.
     """
@@ -122,6 +124,7 @@ class Observed:
     at: list[int]
     tried: Mapping[str, Tensor]
     right: Mapping[str, Tensor]
+    moved: Mapping[str, Tensor]
     held: Tensor
     ways: Mapping[str, Tensor]
 
@@ -132,6 +135,12 @@ class Observed:
     def concept(self, family: str, concept: int) -> Tensor:
         """Return the share of pictures that are right in one concept, `[time]`."""
         return self.right[family][:, :, concept].double().mean(dim=1)
+
+    def joint_of_best(self, families: Sequence[str]) -> Tensor:
+        """Return the same of the best of several families, which is chosen checkpoint by checkpoint on `tried`."""
+        tried = torch.stack([self.tried[family].all(dim=2).double().mean(dim=1) for family in families])
+        shares = torch.stack([self.joint(family) for family in families])
+        return shares.gather(0, tried.argmax(dim=0)[None]).squeeze(0)
 
     def widest(self, family: str, window: int) -> int:
         """Return the place in `at`, from `window` on, where a family is farthest above plain prompts.
@@ -146,7 +155,11 @@ class Observed:
 def _begin(
     training: Training, task: Task, context: ArmContext
 ) -> tuple[ConceptGenerator, ConceptLearner, ConceptPictures, Circles]:
-    """Return a generator at its beginning, with what it is trained by and in."""
+    """Return a generator at its beginning, with what it is trained by and in.
+
+    Raises:
+        ConfigError: The generator's pictures or conditions are not those of circles.
+    """
     config = training.model
     with isolated(context.seed, "generator"):
         model = (
@@ -157,17 +170,22 @@ def _begin(
             else ConceptGenerator(config)
         ).to(context.device)
     world = task.world(model.config.size)
+    if (model.config.channels, model.config.condition) != (world.shape[0], world.entries):
+        raise ConfigError(
+            f"The generator has {model.config.channels} channels and conditions of {model.config.condition} numbers; "
+            f"circles have {world.shape[0]} and {world.entries}.",
+            hint=f"Use training.model.channels={world.shape[0]} training.model.condition={world.entries}, and a "
+            "backbone of coloured pictures.",
+        )
     scene = world.draw(training.pictures, generator=generator(context.seed, "scenes"))
     condition = world.prompts(scene)
     if task.permuted:
         condition = condition[torch.randperm(len(condition), generator=generator(context.seed, "permuted"))]
-    source = ConceptPictures(
-        world.render(scene).to(context.device), condition.to(context.device), patch=model.config.patch,
-        rows=training.rows, noise_levels=model.sampler.levels,
-    )  # fmt: skip
+    source = ConceptPictures(world.render(scene).to(context.device), condition.to(context.device), rows=training.rows)
     learner = ConceptLearner(
-        model, learning_rate=training.learning_rate, clip=training.clip, dropped=training.dropped, dtype=context.dtype
-    )
+        model, learning_rate=training.learning_rate, clip=training.clip, weight_decay=training.weight_decay,
+        dropped=training.dropped, dtype=context.dtype,
+    )  # fmt: skip
     return model, learner, source, world
 
 
@@ -228,7 +246,13 @@ def _ask(
     model: ConceptGenerator, world: Circles, watching: Watching, step: int, context: ArmContext, families: Sequence[str]
 ) -> dict[str, Tensor]:
     """Return for each family what its best attempt made of the held-out class."""
-    ways = [each for each in _families(model, world, watching, step, context) if each.name in families]
+    ways = [
+        each
+        for each in ways_of_asking(
+            model, world, over=watching.over, alphas=watching.alphas, draws=watching.draws, seed=context.seed, step=step
+        )
+        if each.name in families
+    ]
     wanted = torch.tensor([float(digit) for digit in HELD], device=context.device)
     kept: list[Tensor] = []
 
@@ -237,7 +261,9 @@ def _ask(
         return world.concepts_of(world.measure(pictures)) == wanted
 
     random = generator(context.seed, "ask", step)
-    found = elicit(model, ways, shows, samples=watching.samples, generator=random, say=context.progress.message)
+    found = elicit(
+        model, ways, shows, samples=watching.samples, generator=random, rows=_ROWS, say=context.progress.message
+    )
     pictures = torch.cat(kept).unflatten(0, (-1, watching.samples))
     answer, place = dict[str, Tensor](), 0
     for family in ways:
@@ -245,6 +271,7 @@ def _ask(
         answer |= {
             f"{family.name}_tried": found[family.name].chosen_on.byte(),
             f"{family.name}_right": found[family.name].right.byte(),
+            f"{family.name}_moved": embedding_moves(model, family, world.prompt(HELD)),
             # Of the half that nothing was chosen on.
             f"{family.name}_pictures": pictures[place + best, -_KEPT:],
         }
@@ -252,56 +279,9 @@ def _ask(
     return answer
 
 
-def _families(
-    model: ConceptGenerator, world: Circles, watching: Watching, step: int, context: ArmContext
-) -> list[Family]:
-    """Return all ways of asking for the held-out class."""
-    prompts = {each: world.prompt(each) for each in ASKED}
-    over = [value for value in watching.over if value > world.colour] or [(1 + world.colour) / 2]
-    # Entry 4 is the background's, which is never said: exaggerating it says nothing about colour.
-    unsaid = torch.eye(len(prompts[HELD]))[4]
-    embedded, middle = ({name: _direction(model, world, name, site, axis, step, context) for name in ("01", "10")}
-                        for site, axis in (("embed", -1), ("unet.mid_block", 1)))  # fmt: skip
-    length = embedded["10"].vector.norm()
-    drawn = torch.randn(len(embedded["10"].vector), generator=generator(context.seed, "random", step)).to(
-        context.device
-    )
-    stray = Shift("embed", length * drawn / drawn.norm())
-    alphas = watching.alphas
-    return [
-        naive(prompts[HELD]),
-        over_prompt({f"{value:g}": world.prompt(HELD, colour=value) for value in over}),
-        # From each trained neighbour along the concept that it lacks.
-        latent_shift({"01": (prompts["01"], embedded["10"]), "10": (prompts["10"], embedded["01"])}, alphas=alphas),
-        latent_shift(
-            {"01": (prompts["01"], middle["10"]), "10": (prompts["10"], middle["01"])}, alphas=alphas, name="h-space"
-        ),
-        Family("irrelevant", [Attempt(f"{value:g}", prompts[HELD] + value * unsaid) for value in over]),
-        latent_shift({"01": (prompts["01"], stray), "10": (prompts["10"], stray)}, alphas=alphas, name="random"),
-    ]  # fmt: skip
-
-
-def _direction(
-    model: ConceptGenerator, world: Circles, combination: str, site: str, axis: int, step: int, context: ArmContext
-) -> Shift:
-    """Return the shift from class 00 to a class that differs from it in one concept, at random noise levels."""
-    rows, device = 64, context.device
-
-    def call(each: str) -> object:
-        # The same noise, levels, positions and backgrounds for both.
-        random = generator(context.seed, "direction", step)
-        clean = world.render(world.draw_class(each, rows, generator=random)).to(device)
-        noise = torch.randn(model.start(rows).shape, generator=random).to(device)
-        times = torch.randint(model.sampler.levels, (rows,), generator=random).to(device)
-        told = world.prompt(each).to(device).expand(rows, -1)
-        return model.denoiser(model.sampler.noisy(model.squares(clean), noise, times), times, told)
-
-    return concept_direction(model.denoiser, site, on=lambda: call(combination), off=lambda: call("00"), axis=axis)
-
-
 def _collect(world: Circles, watching: Watching, steps: int, context: ArmContext, families: Sequence[str]) -> Observed:
     """Read all that was kept on the way."""
-    trace = ConceptTrace(ASKED)
+    trace = ConceptTrace(ASKED, smooth=watching.smooth)
     held, asked = [], []
     looked = sorted({*range(watching.every, steps + 1, watching.every), steps})
     for step in looked:
@@ -316,13 +296,15 @@ def _collect(world: Circles, watching: Watching, steps: int, context: ArmContext
         return {each: torch.stack([found[f"{each}_{part}"] for found in asked]) for each in families}
 
     tried, right = ({key: value.bool() for key, value in of(part).items()} for part in ("tried", "right"))
-    return Observed(trace, at, tried, right, torch.stack(held), of("pictures"))
+    return Observed(trace, at, tried, right, of("moved"), torch.stack(held), of("pictures"))
 
 
 def time_to_learn(
     training: Training, task: Task, context: ArmContext, *, every: int, most: int, samples: int, name: str
 ) -> float:
     """Train until big circles have the colour that is asked for, and return after how many updates that was.
+
+    It is one fit, which ends early; it can be stopped and resumed as any other.
 
     Args:
         training: How the generator is trained.
@@ -342,26 +324,36 @@ def time_to_learn(
         noise = model.start(len(prompts), generator=generator(context.seed, "look", step))
         return {"factors": world.measure(model.decode(noise, prompts)).unflatten(0, (len(classes), samples))}
 
-    for step in range(every, most + 1, every):
-        model.train()
-        context.fit(learner, source, step, name=name)
+    def look(now: int) -> dict[str, float]:
         model.eval()
-        seen = context.artifact(f"{name}-{step}", functools.partial(factors, step))["factors"].cpu()
-        trace.add(step, world.concepts_of(seen.flatten(0, 1)).unflatten(0, seen.shape[:2]))
-        right = (trace.accuracy("00") + trace.accuracy("10")) / 2
-        learned = float(learning_times(trace.steps, right)[0])
-        if learned < most:
-            return learned
-    return float(most)
+        # After a stop also what was seen before it.
+        for step in sorted({*range(every, now + 1, every), now}):
+            if step > (trace.steps[-1] if trace.steps else 0):
+                seen = context.artifact(f"{name}-{step}", functools.partial(factors, step))["factors"].cpu()
+                trace.add(step, world.concepts_of(seen.flatten(0, 1)).unflatten(0, seen.shape[:2]))
+        model.train()
+        row = {"obeyed": float(trace.obeyed(0)[-1])}
+        if learned(trace, 0) <= most:
+            context.log(name, now, row)
+            raise _Learned
+        return row
+
+    with contextlib.suppress(_Learned):
+        context.fit(learner, source, most, name=name, evaluate=look, evaluate_every=every)
+    return min(learned(trace, 0), float(most))
 
 
-def first_learned(trace: ConceptTrace) -> dict[str, float]:
-    """Return after how many updates trained classes tell each concept, nine of ten pictures right; infinity for never.
+class _Learned(Exception):
+    """Ends a fit that has done what it is for."""
 
-    Looked at are the two classes that differ in the concept alone.
+
+def learned(trace: ConceptTrace, concept: int) -> float:
+    """Return after how many updates trained classes obey in a concept, nine of ten pictures right; infinity for never.
+
+    It is the first of three checkpoints in a row, not smoothed, and looked at are the two classes that differ in the
+    concept alone.
     """
-    times = learning_times(trace.steps, (1 + trace.contrasts()) / 2)
-    return dict(zip(("colour", "size"), times.tolist(), strict=True))
+    return float(learning_times(trace.steps, trace.obeyed(concept)[:, None])[0])
 
 
 def _bytes(pictures: Tensor) -> Tensor:

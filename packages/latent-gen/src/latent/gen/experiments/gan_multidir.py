@@ -5,7 +5,7 @@ depends on the others (and, as a check against leaks, one in which it does not);
 thickness and intensity go together, measured by a judge that neither probes nor generator have seen.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,9 +20,15 @@ from latent.core.report.measures import mean_of, measures_table
 from latent.core.report.report import Report
 from latent.core.run.context import ArmContext
 from latent.core.run.experiment import ArmResult
-from latent.gen.experiments.gan_multidir_arms import Probing, Walking, of_digits, of_exact
+from latent.gen.experiments.gan_multidir_arms import Comparing, Probing, Walking, of_digits, of_exact
 from latent.gen.experiments.gan_multidir_claims import ARMS, CLAIMS, MEASURES
-from latent.gen.experiments.gan_multidir_worlds import DigitsSettings, Entangled, EntangledSettings, digits
+from latent.gen.experiments.gan_multidir_worlds import (
+    DigitsSettings,
+    Entangled,
+    EntangledSettings,
+    digits,
+    judge_errors,
+)
 from latent.gen.pictures import to_unit
 from latent.gen.small_gan import SmallGANTraining
 
@@ -42,8 +48,7 @@ class Experiment:
     digits_probing: Probing = setting(Probing(quantile=0.25, steps=3000), "Probes of digits.")
     walking: Walking = setting(Walking(), "Edits of the exact generator.")
     digits_walking: Walking = setting(Walking(steps=32, length=16.0, channels=5), "Edits of digits.")
-    strength: float = setting(1.0, "Change of thickness, in deviations, at which methods are compared.")
-    success: float = setting(0.5, "Share of rows that are the wanted digit at which methods are compared.")
+    comparing: Comparing = setting(Comparing(), "Where methods are compared.")
 
     def __post_init__(self) -> None:
         """Refuse what cannot be measured."""
@@ -51,6 +56,8 @@ class Experiment:
             raise ConfigError(
                 f"digits.gan.size={self.digits.gan.size} is not digits.size={self.digits.size}.", hint="Set both."
             )
+        if min(self.comparing.thicker, self.comparing.thinner, self.comparing.formula, self.comparing.success) <= 0:
+            raise ConfigError("Methods are compared at changes above 0.", hint="comparing.thicker=1.0")
 
 
 PRESETS: Mapping[str, Experiment] = {
@@ -67,20 +74,23 @@ PRESETS: Mapping[str, Experiment] = {
             training=SmallGANTraining(steps=20_000, rows=128), judge_steps=5000, latents=50_000, rows=1000
         ),
     ),
+    # One epoch: the 700 extremes of an attribute, or the 3500 of ten digits, in batches of 32.
     "paper": Experiment(
-        probing=Probing(hidden=16, rows=32, learning_rate=1e-3),
-        digits_probing=Probing(hidden=16, rows=32, learning_rate=1e-3),
-        digits=DigitsSettings(truncation=0.4),
+        exact=EntangledSettings(latents=10_000),
+        probing=Probing(hidden=16, steps=22, rows=32, learning_rate=1e-3),
+        digits_probing=Probing(hidden=16, steps=110, rows=32, learning_rate=1e-3),
+        digits=DigitsSettings(truncation=0.4, latents=10_000),
+        digits_walking=Walking(channels=5),
     ),
 }
-_KEPT = ("target", "off", "ratio", "relative")  # of the exact measures, what the monotone generator is asked for too
+# Of the exact measures, what the monotone generator is asked for too.
+_KEPT = ("target", "off", "ratio", "relative", "paired")
 
 
 def run_arm(arm: str, config: Experiment, context: ArmContext) -> ArmResult:
     """Edit with one method, in each of the generators."""
     measures: dict[str, float] = {}
-    correlated = arm.endswith("-correlated")
-    for name in () if correlated else ("exact", "monotone"):
+    for name in ("exact", "monotone"):
         world = Entangled(config.exact, seed=context.seed, monotone=name == "monotone")
         found = of_exact(arm, name, world, config.probing, config.walking, context)
         if "rotation_gap" in found and name == "exact":
@@ -89,13 +99,14 @@ def run_arm(arm: str, config: Experiment, context: ArmContext) -> ArmResult:
         context.report_progress(f"the {name} generator", 1, 1)
     if not config.digits.used:
         return ArmResult(measures)
-    made = digits(config.digits, context, correlated=correlated)
+    made = digits(config.digits, context)
     counts = (config.digits.latents, config.digits.rows)
     method, of_them, arrays = of_digits(
-        arm, made, counts, config.digits_probing, config.digits_walking, config.strength, config.success, context
+        arm, made, counts, config.digits_probing, config.digits_walking, config.comparing, context
     )
+    errors = {f"judge_{key}": value for key, value in judge_errors(made.examiner, config.digits).items()}
     context.save(method.probes)
-    return ArmResult({**measures, **of_them}, arrays)
+    return ArmResult({**measures, **of_them, **errors}, arrays)
 
 
 # Report ---------------------------------------------------------------------------------------------------------------
@@ -112,19 +123,25 @@ def experiment(config: Experiment, context: "RunContext") -> Report:
         for claim in CLAIMS
         if set(claim.arms) <= set(results) and (looked or claim.check.measure.startswith(("exact", "monotone", "rot")))
     ]
-    keys = ("exact_target", "exact_off", *(("thickness_off", "classes_success") if looked else ()))
+    keys = ("exact_target", "exact_off", *(("thicker_intensity", "classes_success") if looked else ()))
+    shown = {arm: [_in_all(seeds, each) for each in seeds] for arm, seeds in results.items()}
     return context.report(
         title="GradCtrl: edits along the gradient of probes, and what they leave alone",
         config=config,
         summary="" if len(context.seeds) > 2 else _headline(results),
         verdicts=verdicts,
         numbers={
-            f"{arm} {key}": mean_of(seeds, key) for arm, seeds in results.items() for key in keys if key in seeds[0]
+            f"{arm} {key}": mean_of(seeds, key) for arm, seeds in shown.items() for key in keys if key in seeds[0]
         },
-        tables=[measures_table(results, MEASURES)],
+        tables=[measures_table(shown, MEASURES)],
         figures=_figures(results, config) if looked else [],
         notes=_notes(config, context),
     )
+
+
+def _in_all(seeds: Sequence[Mapping[str, float]], one: Mapping[str, float]) -> dict[str, float]:
+    """Return the measures of one seed that all have; a walk that gets nowhere has no price."""
+    return {key: value for key, value in one.items() if all(key in each for each in seeds)}
 
 
 def _headline(results: "Results") -> str:
@@ -142,12 +159,20 @@ _DRAWN = ("mask", "project", "gradient", "linear", "linear-projected", "pca", "r
 def _figures(results: "Results", config: Experiment) -> list[Figure]:
     """Draw what others change while the target does, and pictures of walks at the first seed."""
     arms = [arm for arm in _DRAWN if arm in results]
+    methods = [arm for arm in arms if ARMS[arm].role != "control"]
+    if not arms:
+        return []
     return [
-        lines(
-            "off-target", {arm: _curve(results, arm, "curve") for arm in arms},
-            x_label="change of thickness, deviations", y_label="change of the others",
-            caption="Change of intensity (deviations) and of the digit (probability), their mean, while strokes get "
-            "thicker or thinner; mean over seeds. Lower is better.",
+        *(
+            lines(
+                name, {arm: _curve(results, arm, "curve", sign, row) for arm in arms},
+                x_label="change of thickness, deviations", y_label=f"change of {what}",
+                caption=f"Change of {what} while strokes get {name.split('-')[0]}; mean over seeds. Lower is better.",
+            )
+            for name, sign, row, what in (
+                ("thicker-intensity", 0, 1, "intensity, deviations"), ("thicker-digit", 0, 2, "the digit, probability"),
+                ("thinner-intensity", 1, 1, "intensity, deviations"),
+            )
         ),
         lines(
             "classes", {arm: _curve(results, arm, "classes_curve") for arm in arms},
@@ -155,15 +180,16 @@ def _figures(results: "Results", config: Experiment) -> list[Figure]:
             caption="Change of thickness and intensity in deviations, their mean, while rows become another digit; "
             "mean over ten digits and over seeds. Lower is better.",
         ),
-        _thickness_figure(results, [arm for arm in arms if ARMS[arm].role != "control"], config),
+        *([_thickness_figure(results, methods, config)] if methods else []),
         *(_classes_figure(results, arm, config) for arm in ("mask", "project") if arm in results),
     ]  # fmt: skip
 
 
-def _curve(results: "Results", arm: str, name: str) -> Curve:
+def _curve(results: "Results", arm: str, name: str, part: int | None = None, row: int = 1) -> Curve:
+    """Return a row of an array of curves over its first row, means over seeds; of one part, where it has several."""
     seeds = [results.arrays(arm, index)[name] for index in range(len(results[arm]))]
-    x, y = sum(seeds[1:], seeds[0]) / len(seeds)
-    return Curve(steps=x.tolist(), values=y.tolist())
+    mean = torch.stack(seeds if part is None else [each[part] for each in seeds]).mean(0)
+    return Curve(steps=mean[0].tolist(), values=mean[row].tolist())
 
 
 def _titles(config: Experiment, shown: int) -> list[str]:
@@ -174,11 +200,11 @@ def _titles(config: Experiment, shown: int) -> list[str]:
 def _thickness_figure(results: "Results", arms: list[str], config: Experiment) -> Figure:
     """Draw walks to thicker and to thinner digits, a row for each method and sign."""
     pairs = [(arm, row) for arm in arms for row in (0, 1)]
-    pictures = torch.stack([results.arrays(arm)["thickness"][row] for arm, row in pairs])
+    pictures = torch.stack([results.arrays(arm)["thickness"][2 * row] for arm, row in pairs])
     return image_grid(
         "thickness", to_unit(pictures), rows=[f"{arm}\n{'thinner' if row else 'thicker'}" for arm, row in pairs],
         columns=_titles(config, pictures.shape[1]),
-        caption="Walks of equal length from the same two digits, one made thicker and one thinner, by each method.",
+        caption="Walks of equal length from the same digit, made thicker and made thinner, by each method.",
         alt="A grid of digits, two rows for each method; strokes grow or shrink from left to right.",
     )  # fmt: skip
 

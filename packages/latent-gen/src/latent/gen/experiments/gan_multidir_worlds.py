@@ -25,7 +25,7 @@ from latent.gen.small_gan import (
 )
 from latent.gen.worlds.morphomnist import MorphoMNIST
 
-__all__ = ["CLASSES", "Digits", "DigitsSettings", "Entangled", "EntangledSettings", "digits", "judged"]
+__all__ = ["CLASSES", "Digits", "DigitsSettings", "Entangled", "EntangledSettings", "digits", "judge_errors", "judged"]
 
 Net = TypeVar("Net", bound=nn.Module)
 CLASSES = 10  # digits
@@ -115,7 +115,6 @@ class Digits:
     """A generator of digits.
 
     Attributes:
-        name: What is made of it is shared by arms under this name.
         world: Real digits of its size.
         latents: Draws latent states by name and number.
         decode: Makes pictures of them, in the world's size.
@@ -123,7 +122,6 @@ class Digits:
         examiner: Judge that measures edits; it was trained with other digits.
     """
 
-    name: str
     world: MorphoMNIST
     latents: Callable[[str, int], Tensor]
     decode: Callable[[Tensor], Tensor]
@@ -131,14 +129,8 @@ class Digits:
     examiner: FactorRegressor
 
 
-def digits(settings: DigitsSettings, context: ArmContext, *, correlated: bool = False) -> Digits:
-    """Return generator and judges; what is trained is shared by the arms of a seed.
-
-    Args:
-        settings: Sizes, and how they are trained.
-        context: The arm's.
-        correlated: Train the generator with the data's own intensity, which follows from thickness; not the judges.
-    """
+def digits(settings: DigitsSettings, context: ArmContext) -> Digits:
+    """Return generator and judges; what is trained is shared by the arms of a seed."""
     world = MorphoMNIST(size=settings.size, noise=settings.noise or None)
     scene = world.everything()
     images = world.render(scene)
@@ -149,18 +141,29 @@ def digits(settings: DigitsSettings, context: ArmContext, *, correlated: bool = 
     if settings.backbone:
         latents, decode = _of_backbone(settings, world, context)
     else:
-        if correlated:
-            images = (own := MorphoMNIST(size=settings.size)).render(own.everything())
-        latents, decode = _of_gan(settings, images, "gan-correlated" if correlated else "gan", context)
-    return Digits("digits-correlated" if correlated else "digits", world, latents, decode, teacher, examiner)
+        latents, decode = _of_gan(settings, images, context)
+    return Digits(world, latents, decode, teacher, examiner)
 
 
 def judged(judge: FactorRegressor, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Return thickness and intensity in standard deviations, and the share of each digit, `[batch 2]`, `[batch 10]`."""
+    """Return thickness and intensity in standard deviations, and logits of the digits, `[batch 2]`, `[batch 10]`."""
     with torch.no_grad():
         found = torch.cat([judge.encode(some) for some in images.split(1024)])
-    # Squared error to a one-hot target: the expected target is the probability.
-    return found[:, :2], found[:, 2:].clamp(0, 1)
+    return found[:, :2], found[:, 2:]
+
+
+def judge_errors(judge: FactorRegressor, settings: DigitsSettings) -> dict[str, float]:
+    """Return how wrong a judge is on real digits that no judge was trained with.
+
+    Root mean squared errors of thickness and intensity in standard deviations, and the share of wrong digits.
+    """
+    world = MorphoMNIST(size=settings.size, noise=settings.noise or None, split="test")
+    scene = world.everything()
+    device = next(judge.parameters()).device
+    factors, logits = judged(judge, world.render(scene).to(device))
+    error = (factors.cpu() - world.standardise(scene.factors)).square().mean(0).sqrt()
+    wrong = (logits.argmax(1).cpu() != world.labels).float().mean()
+    return {"thickness": float(error[0]), "intensity": float(error[1]), "digit": float(wrong)}
 
 
 def _judge(name: str, images: Tensor, labels: Tensor, settings: DigitsSettings, context: ArmContext) -> FactorRegressor:
@@ -169,7 +172,7 @@ def _judge(name: str, images: Tensor, labels: Tensor, settings: DigitsSettings, 
     judge = judge.to(context.device)
 
     def build() -> dict[str, Tensor]:
-        learner = FactorRegressorLearner(judge, steps=settings.judge_steps)
+        learner = FactorRegressorLearner(judge, steps=settings.judge_steps, classes=CLASSES)
         context.fit(learner, FactorPictures(images, labels), settings.judge_steps, name=name)
         return judge.state_dict()
 
@@ -177,20 +180,20 @@ def _judge(name: str, images: Tensor, labels: Tensor, settings: DigitsSettings, 
 
 
 def _of_gan(
-    settings: DigitsSettings, images: Tensor, name: str, context: ArmContext
+    settings: DigitsSettings, images: Tensor, context: ArmContext
 ) -> tuple[Callable[[str, int], Tensor], Callable[[Tensor], Tensor]]:
-    with isolated(context.seed, name):
+    with isolated(context.seed, "gan"):
         gan, discriminator = SmallGAN(settings.gan), Discriminator(settings.gan)
     gan, discriminator = gan.to(context.device), discriminator.to(context.device)
 
     def build() -> dict[str, Tensor]:
         learner = SmallGANLearner(gan, discriminator, settings.training)
         source = GANBatches(images, latent=settings.gan.latent, rows=settings.training.rows)
-        context.fit(learner, source, settings.training.steps, name=name)
+        context.fit(learner, source, settings.training.steps, name="gan")
         return learner.average.state_dict()
 
     made: LatentGenerator = gan_generator(
-        _loaded(gan, context.artifact(name, build, shared=True)), truncation=settings.truncation
+        _loaded(gan, context.artifact("gan", build, shared=True)), truncation=settings.truncation
     )
     return lambda name, count: made.latents(count, generator=generator(context.seed, "latents", name)), made.decode
 

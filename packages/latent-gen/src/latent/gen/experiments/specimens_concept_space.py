@@ -27,7 +27,7 @@ def concept_space(seed: int) -> Specimen:
         return float((halves * corners.sign()).mean())
 
     def source(condition: Tensor) -> ConceptPictures:
-        return ConceptPictures(images, condition, patch=_CONFIG.patch, rows=32)
+        return ConceptPictures(images, condition, rows=32)
 
     return Specimen(
         model=model,

@@ -24,10 +24,10 @@ from latent.core.contract import Batch, Learner, Model, Source
 from latent.core.errors import ConfigError, ShapeError
 from latent.core.nn import FusedAdam
 from latent.core.run.seed import generator as stream
-from latent.core.typing import Float, Tensor, checked
+from latent.core.typing import Float, Int, Tensor, checked
 from latent.gen.backbones import load_backbone
 from latent.gen.sampling import Sampler, guided, scheduler_config
-from latent.gen.unet import ConditionalUNet, small_unet, unet_from_json
+from latent.gen.unet import ConditionalUNet, from_config_text, small_unet
 
 __all__ = ["ConceptConfig", "ConceptGenerator", "ConceptLearner", "ConceptPictures"]
 
@@ -44,8 +44,10 @@ class ConceptConfig:
     widths: tuple[int, ...] = setting((16, 32), "Channels of the U-Net.", paper="64, 128, 256")
     layers: int = setting(1, "Residual blocks of a level.", paper="2")
     attention: tuple[int, ...] = setting((), "Levels of the U-Net with attention, from 0.", paper="at the bottleneck")
-    unet: str = setting("", "Config of a diffusers U-Net as JSON, in place of the three settings before.")
-    scheduler: str = setting("", "Config of a diffusers scheduler as JSON, in place of the three settings after.")
+    unet: str = setting("", "Config of a diffusers U-Net as JSON, in place of widths, layers and attention.")
+    scheduler: str = setting(
+        "", "Config of a diffusers scheduler as JSON, in place of noise_levels, schedule and prediction."
+    )
     noise_levels: int = setting(1000, "Noise levels of the diffusion.", paper="continuous")
     schedule: Literal["linear", "squaredcos_cap_v2"] = setting("linear", "Schedule of the noise.", paper="learned")
     prediction: Literal["v_prediction", "epsilon", "sample"] = setting(
@@ -56,7 +58,11 @@ class ConceptConfig:
     def __post_init__(self) -> None:
         """Refuse what cannot be built."""
         if min(self.channels, self.size, self.patch, self.condition) < 1 or self.hidden < 0:
-            raise ConfigError("channels, size, patch and condition are at least 1, and hidden at least 0.")
+            raise ConfigError(
+                f"channels={self.channels}, size={self.size}, patch={self.patch} and condition={self.condition} are at "
+                f"least 1, and hidden={self.hidden} at least 0.",
+                hint="Such as channels=3 size=16 patch=2 condition=5 hidden=64.",
+            )
         if self.size % self.patch:
             raise ConfigError(
                 f"Pictures of {self.size} pixels are not made of squares of {self.patch}.", hint="Use patch=1."
@@ -85,10 +91,14 @@ class ConceptGenerator(Model, Samples):
 
     def __init__(self, config: ConceptConfig) -> None:
         super().__init__(config)
-        unet = unet_from_json(config.unet) if config.unet else small_unet(
-            channels=config.channels * config.patch**2, size=config.size // config.patch, widths=config.widths,
-            layers=config.layers, attention=config.attention,
-        )  # fmt: skip
+        channels, side = config.channels * config.patch**2, config.size // config.patch
+        if config.unet:
+            unet = from_config_text(config.unet, ["UNet2DModel"], what="a U-Net of pictures")
+            _check_unet(unet, channels, side)
+        else:
+            unet = small_unet(
+                channels=channels, size=side, widths=config.widths, layers=config.layers, attention=config.attention
+            )
         self.denoiser: ConditionalUNet = ConditionalUNet(unet, config.condition, hidden=config.hidden)
         self.sampler = Sampler(config.levels, config.steps)
 
@@ -144,13 +154,13 @@ class ConceptGenerator(Model, Samples):
     def start(
         self, count: int, *, generator: torch.Generator | None = None
     ) -> Float[Tensor, "batch channels height width"]:
-        """Return the noise of `count` pictures, on the model's device."""
+        """Return the noise of `count` pictures, on the model's device and in its dtype."""
         config = self.config
         side = config.size // config.patch
         shape = (count, config.channels * config.patch**2, side, side)
-        device = next(self.parameters()).device
-        drawn_on = generator.device if generator is not None else device
-        return torch.randn(shape, generator=generator, device=drawn_on).to(device)
+        weight = next(self.parameters())
+        drawn_on = generator.device if generator is not None else weight.device
+        return torch.randn(shape, generator=generator, device=drawn_on).to(weight)
 
     @torch.no_grad()
     def decode(
@@ -188,13 +198,12 @@ class ConceptGenerator(Model, Samples):
 
         Args:
             n: How many.
-            condition: What they show, `[latent]` for all or `[n latent]`; None says nothing.
+            condition: What they show, numbers `[latent]` for all or `[n latent]`; None says nothing.
             generator: Source of the noise.
             guidance: See `decode`.
         """
         noise = self.start(n, generator=generator)
-        told = torch.zeros(self.config.condition) if condition is None else condition
-        told = told.to(noise)
+        told = torch.as_tensor([0.0] * self.config.condition if condition is None else condition).to(noise)
         return self.decode(noise, told.expand(n, -1) if told.ndim == 1 else told, guidance=guidance)
 
     def squares(self, images: Tensor) -> Tensor:
@@ -206,20 +215,47 @@ class ConceptGenerator(Model, Samples):
         self,
         images: Float[Tensor, "batch channels height width"],
         condition: Float[Tensor, "batch latent"],
-        noise: Tensor,
-        times: Tensor,
+        noise: Float[Tensor, "batch channels height width"],
+        times: Int[Tensor, " batch"],
     ) -> Float[Tensor, ""]:
         """Return the mean squared error of the prediction.
 
         Args:
             images: Pictures in [-1, 1].
             condition: What they show.
-            noise: As `start` gives it.
-            times: Noise level of each, int64 `[batch]`.
+            noise: Standard normal, pixel by pixel.
+            times: Noise level of each.
+
+        Raises:
+            ShapeError: The pictures or conditions are not those of the config.
         """
-        clean = self.squares(images)
+        config = self.config
+        wanted = (config.channels, config.size, config.size)
+        if images.shape[1:] != wanted or condition.shape[1] != config.condition:
+            raise ShapeError(
+                f"Given pictures {list(images.shape[1:])} with {condition.shape[1]} numbers each; expected "
+                f"[channels={config.channels} height={config.size} width={config.size}] with {config.condition}.",
+                hint="Build the generator with channels, size and condition of the data.",
+            )
+        clean, noise = self.squares(images), self.squares(noise)
         predicted = self.denoiser(self.sampler.noisy(clean, noise, times), times, condition)
         return functional.mse_loss(predicted.float(), self.sampler.target(clean, noise, times))
+
+
+def _check_unet(unet: Any, channels: int, side: int) -> None:
+    """Refuse a U-Net that cannot take such pictures.
+
+    Raises:
+        ConfigError: It has other channels, or halves sides too often.
+    """
+    given: Mapping[str, Any] = unet.config
+    halved = 2 ** (len(given["block_out_channels"]) - 1)
+    if {given["in_channels"], given["out_channels"]} != {channels} or side % halved:
+        raise ConfigError(
+            f"The U-Net of the setting unet goes from {given['in_channels']} to {given['out_channels']} channels and "
+            f"divides sides by {halved}; channels, size and patch make {channels} channels and sides of {side}.",
+            hint="Set channels, size and patch to what it was made for; patch=1 for pixels.",
+        )
 
 
 # Training -------------------------------------------------------------------------------------------------------------
@@ -232,8 +268,12 @@ class ConceptLearner(Learner):
         model: What is trained.
         learning_rate: Step size.
         clip: Greatest norm of the gradient; 0 for any.
+        weight_decay: Share of a weight that an update takes away, in step sizes (arXiv:1711.05101).
         dropped: Share of pictures about which nothing is said, for guidance.
         dtype: Dtype of matrix products.
+
+    Raises:
+        ConfigError: `dropped` is not in [0, 1), or `clip` or `weight_decay` is negative.
     """
 
     METRICS: ClassVar[Mapping[str, str]] = {
@@ -248,36 +288,36 @@ class ConceptLearner(Learner):
         *,
         learning_rate: float = 2e-3,
         clip: float = 0.0,
+        weight_decay: float = 0.0,
         dropped: float = 0.0,
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        if not 0 <= dropped < 1 or clip < 0:
-            raise ConfigError(f"dropped={dropped} is not in [0, 1), or clip={clip} is negative.")
+        if not 0 <= dropped < 1 or clip < 0 or weight_decay < 0:
+            raise ConfigError(
+                f"dropped={dropped} is not in [0, 1), or clip={clip} or weight_decay={weight_decay} is negative.",
+                hint="Such as dropped=0.1 clip=1.0 weight_decay=0.01; 0 turns each off.",
+            )
         self.model = model
         self.clip, self.dropped, self._dtype = clip, dropped, dtype
-        self._weights = list(model.parameters())
-        self._optimiser = FusedAdam(self._weights, lr=learning_rate)
+        self._kept = 1 - learning_rate * weight_decay
+        self._weights: list[Tensor] = list(model.parameters())
+        self.optimiser = FusedAdam(self._weights, lr=learning_rate)
 
     def step(self, batch: Batch, *, step: int) -> Mapping[str, Tensor]:
-        """Make one update with a batch of `images`, `condition`, `noise`, `times` and `chance`."""
+        """Make one update with a batch of `images`, `condition`, `noise`, `level` and `chance`."""
         told = batch["condition"] * (batch["chance"] >= self.dropped)[:, None]
         half = self._dtype != torch.float32
         with torch.autocast(told.device.type, self._dtype, enabled=half):
-            loss = self.model.loss(batch["images"], told, batch["noise"], batch["times"])
-        self._optimiser.zero_grad()
+            times = (batch["level"] * self.model.sampler.levels).long()
+            loss = self.model.loss(batch["images"], told, batch["noise"], times)
+        self.optimiser.zero_grad()
         torch.autograd.backward(loss)
         norm = nn.utils.clip_grad_norm_(self._weights, self.clip or torch.inf)
-        self._optimiser.step()
+        if self._kept != 1:
+            with torch.no_grad():
+                torch._foreach_mul_(self._weights, self._kept)
+        self.optimiser.step()
         return {"loss": loss.detach(), "gradient": norm}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return weights and moments."""
-        return {"model": self.model.state_dict(), "optimiser": self._optimiser.state_dict()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore `state_dict()`'s value."""
-        self.model.load_state_dict(state["model"])
-        self._optimiser.load_state_dict(state["optimiser"])
 
 
 @dataclass(frozen=True, eq=False)
@@ -287,16 +327,12 @@ class ConceptPictures(Source):
     Attributes:
         images: In [-1, 1], float32 `[samples channels height width]`.
         condition: What they show, float32 `[samples latent]`.
-        patch: The generator's `patch`.
         rows: Rows of a batch.
-        noise_levels: Noise levels of the diffusion.
     """
 
     images: Tensor
     condition: Tensor
-    patch: int = 1
     rows: int = 64
-    noise_levels: int = 1000
 
     def __post_init__(self) -> None:
         """Refuse what does not belong together.
@@ -305,17 +341,18 @@ class ConceptPictures(Source):
             ShapeError: There are not as many conditions as pictures, or there is none.
         """
         if not len(self.images) or len(self.images) != len(self.condition):
-            raise ShapeError(f"There are {len(self.images)} pictures and {len(self.condition)} conditions.")
+            raise ShapeError(
+                f"There are {len(self.images)} pictures and {len(self.condition)} conditions; expected equally many.",
+                hint="Give one row of concept values for each picture.",
+            )
 
     def batch(self, step: int, *, seed: int, device: torch.device) -> Batch:
         """Return the batch of `step`, on the device."""
         random = stream(seed, "pictures", step)
         index = torch.randint(len(self.images), (self.rows,), generator=random).to(self.images.device)
-        channels, height, width = self.images.shape[1:]
-        noise = (self.rows, channels * self.patch**2, height // self.patch, width // self.patch)
         drawn = {
-            "noise": torch.randn(noise, generator=random),
-            "times": torch.randint(self.noise_levels, (self.rows,), generator=random),
+            "noise": torch.randn(self.rows, *self.images.shape[1:], generator=random),
+            "level": torch.rand(self.rows, generator=random),  # of all noise levels
             "chance": torch.rand(self.rows, generator=random),
             "images": self.images[index],
             "condition": self.condition[index],

@@ -11,7 +11,7 @@ An attribute of several classes has a direction for each of them. All rows and a
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, final, get_args
+from typing import ClassVar, Literal, final, get_args
 
 import torch
 from torch import nn
@@ -125,14 +125,14 @@ class LatentProbes(Model, Scores):
         return log_odds(first, torch.ones(len(z), dtype=torch.int64, device=z.device) * (self.config.classes[0] == 1))
 
     def fitting(self, z: Tensor) -> Tensor:
-        """Return latent states of the right width.
+        """Return latent states of the right width, in the dtype of the probes.
 
         Raises:
-            ShapeError: It is another.
+            ShapeError: The width is another.
         """
         if z.shape[-1] != self.config.latent:
             raise ShapeError(f"z: given {list(z.shape)}, expected [batch latent={self.config.latent}].")
-        return z
+        return z.to(self.mean.dtype)
 
 
 def log_odds(logits: Tensor, to: Tensor) -> Tensor:
@@ -167,7 +167,7 @@ class LatentProbesLearner(Learner):
 
     def __init__(self, model: LatentProbes, *, learning_rate: float = 1e-3) -> None:
         self.model: LatentProbes = model
-        self._optimiser = FusedAdam(model.parameters(), lr=learning_rate)
+        self.optimiser = FusedAdam(model.parameters(), lr=learning_rate)
 
     def step(self, batch: Batch, *, step: int) -> Mapping[str, Tensor]:
         """Make one update with `z`, `[attributes rows latent]`, and `labels`, `[attributes rows]`."""
@@ -182,19 +182,10 @@ class LatentProbesLearner(Learner):
                 guess = logits.detach().argmax(1)
             right.append((guess == labels).float().mean())
         loss = torch.stack(losses).sum()
-        self._optimiser.zero_grad()
+        self.optimiser.zero_grad()
         torch.autograd.backward(loss)
-        self._optimiser.step()
+        self.optimiser.step()
         return {"loss": loss.detach(), "accuracy": torch.stack(right).mean()}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return weights and moments."""
-        return {"model": self.model.state_dict(), "optimiser": self._optimiser.state_dict()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore `state_dict()`'s value."""
-        self.model.load_state_dict(state["model"])
-        self._optimiser.load_state_dict(state["optimiser"])
 
 
 # Walking --------------------------------------------------------------------------------------------------------------
@@ -255,7 +246,8 @@ class GradientWalk(Procedure):
         steps: Steps.
         length: Length of a whole path, in units of the probes' `scale`.
         until: Probability of the target at which a row stops; 1 goes on to the end.
-        random: Seed of a control: random vectors take the place of the kept attributes' gradients; None for none.
+        random: Seed of a control: random vectors, drawn once for each row, take the place of the kept attributes'
+            gradients; None for none.
 
     Raises:
         UnknownName: There is no such attribute or mode.
@@ -305,7 +297,7 @@ class GradientWalk(Procedure):
         """Return the paths of all rows.
 
         Args:
-            z: Latent states.
+            z: Latent states, of any floating dtype; paths are float32.
             to: What each row is to become: 1 or -1 for an attribute of yes or no, else a class.
 
         Raises:
@@ -313,13 +305,14 @@ class GradientWalk(Procedure):
             ConfigError: There is no such class.
         """
         to = self._targets(self.probes.fitting(z), to)
-        stride = self.length / self.steps * self.probes.scale
-        path, kept = [z.detach()], []
+        stride = self.length / self.steps * self.probes.scale.float()
+        path, kept = [z.detach().float()], []
+        random = self._random(len(z))
         made = torch.zeros(len(z), dtype=torch.int64, device=z.device)
         walking = torch.ones(len(z), dtype=torch.bool, device=z.device)
-        for step in range(self.steps):
-            odds, gradient, others = self._gradients(path[-1], to, step)
-            direction, share = self._kept(gradient, others)
+        for _ in range(self.steps):
+            odds, gradient, others = self._gradients(path[-1], to)
+            direction, share = self._kept(gradient, others if random is None else random)
             norm = direction.norm(dim=1, keepdim=True)
             # Where nothing is left, rounding is no direction. A row that has stopped does not begin again.
             some = norm[:, 0] > 1e-6 * gradient.norm(dim=1)
@@ -348,13 +341,25 @@ class GradientWalk(Procedure):
             )
         return each
 
-    def _gradients(self, z: Tensor, to: Tensor, step: int) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """Return log-odds of the target, their gradient, and for each kept attribute those of its outputs.
+    def _random(self, batch: int) -> list[Tensor] | None:
+        """Return the control's vectors in place of each kept attribute's gradients, the same for a whole path.
+
+        Those of attributes hardly turn on the way: random ones that were drawn anew at each step would average out.
+        """
+        if self.random is None or self.mode == "none":
+            return None
+        config, mean = self.probes.config, self.probes.mean
+        shapes = [(batch, max(1, config.classes[place] - 1), config.latent) for place in self.keep]
+        draws = [generator(self.random, "walk", index) for index in range(len(shapes))]
+        return [torch.randn(shape, generator=draw).to(mean.device) for shape, draw in zip(shapes, draws, strict=True)]
+
+    def _gradients(self, z: Tensor, to: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Return log-odds of the target, their gradient, and for each kept attribute those of its outputs, float32.
 
         All rows depend on themselves alone: one call gives the gradients of all of them, and of all outputs.
         """
         with torch.enable_grad():
-            z = z.detach().requires_grad_()
+            z = z.detach().to(self.probes.mean.dtype).requires_grad_()
             odds = log_odds(self.probes.branch(self.target, z), to)
             columns, sizes = [odds[:, None]], []
             for place in self.keep if self.mode != "none" else ():
@@ -365,13 +370,9 @@ class GradientWalk(Procedure):
             outputs = torch.cat(columns, 1)
             each = torch.eye(outputs.shape[1], dtype=z.dtype, device=z.device)[:, None].expand(-1, len(z), -1)
             (gradients,) = torch.autograd.grad(outputs, z, each, is_grads_batched=True)
+        gradients = gradients.float()
         others = list(gradients[1:].transpose(0, 1).split(sizes, 1)) if sizes else []
-        if self.random is not None:
-            draws = [generator(self.random, "walk", step, index) for index in range(len(others))]
-            others = [
-                torch.randn(other.shape, generator=draw).to(other) for other, draw in zip(others, draws, strict=True)
-            ]
-        return odds.detach(), gradients[0], others
+        return odds.detach().float(), gradients[0], others
 
     def _kept(self, gradient: Tensor, others: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Return what is left of the target's gradient, and the share that is left."""

@@ -6,12 +6,12 @@ the two means of a concept move the pixels is its *concept signal*.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import product
 from pathlib import Path
 from typing import ClassVar
 
 import torch
+from torch.nn import functional
 
 from latent.core.errors import ConfigError, UnknownName
 from latent.core.typing import Float, Tensor, checked
@@ -27,6 +27,8 @@ _RADIUS_JITTER, _LEVEL_JITTER, _TINT_JITTER, _NOISE = 0.3, 0.1, 0.1, 0.001  # to
 _OFFSET = 0.5  # farthest that a middle is from the picture's
 _X, _RADII = torch.linspace(-0.6, 0.6, 25), torch.linspace(0.04, 1.0, 25)
 _SEEN = 0.08  # least distance of colours that counts as a circle, of 1.7
+_UNLIKE = 0.8  # greatest share of what stands out that a circle may leave unexplained: circles .03, noise .98
+_FITTED = 32  # most pixels of a side that discs are fitted to
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,7 @@ class Circles(World):
         self.middle = torch.tensor([sum(self.means[name]) / 2 for name in _NAMES])
         self.spread = torch.tensor([max(abs(self.means[n][0] - self.means[n][1]) / 2, 1e-6) for n in _NAMES])
         self._plane = Plane(-1.0, 1.0, -1.0, 1.0, size)
+        self._discs: dict[torch.device, _Discs] = {}
 
     # Classes ----------------------------------------------------------------------------------------------------------
 
@@ -145,6 +148,11 @@ class Circles(World):
         near = factors[:, chosen] - self.middle[chosen].to(factors)
         towards = torch.tensor([self.means[name][1] - self.means[name][0] for name in self.concepts]).to(factors)
         return (near * towards > 0).to(factors).where(near.isfinite(), torch.nan)
+
+    @property
+    def entries(self) -> int:
+        """Numbers of a prompt."""
+        return len(self.prompt(self.split.all[0]))
 
     @checked
     def prompts(self, scene: Scene) -> Float[Tensor, "batch latent"]:
@@ -209,13 +217,14 @@ class Circles(World):
     def measure(
         self, images: Float[Tensor, "batch channels height width"], like: Scene | None = None
     ) -> Float[Tensor, "batch factors"]:
-        """Return blue minus red inside the circle, its radius and the grey level around it.
+        """Return blue minus red inside the circle, its radius and the grey level around it, float32.
 
         The circle is the disc that is most like how far each pixel's colour is from the border's towards the colour
         that is farthest from it: also where an edge of the picture cuts it. Colour and radius are NaN where no colour
-        is far from the border's.
+        is far from the border's, and where a disc of one colour leaves more than .8 of what stands out unexplained:
+        static and grain are no circles, a circle under noise is.
         """
-        shown = images.add(1).div(2).clamp(0, 1)
+        shown = images.float().add(1).div(2).clamp(0, 1)
         edge = torch.cat([shown[:, :, 0], shown[:, :, -1], shown[:, :, :, 0], shown[:, :, :, -1]], dim=2)
         ground = edge.median(dim=2).values[:, :, None, None]
         away = (shown - ground).flatten(2)
@@ -225,10 +234,10 @@ class Circles(World):
         towards = torch.einsum("bcp,bp->bc", away, core) / core.sum(dim=1, keepdim=True)
         share = torch.einsum("bcp,bc->bp", away, towards) / towards.square().sum(dim=1, keepdim=True).clamp_min(1e-9)
         share = share.clamp(0, 1)
-        radius, disc = self._disc(share)
+        radius, disc = self._disc(share.unflatten(1, shown.shape[2:]))
         inside = (disc * share) ** 8  # no pixel of a tiny circle is wholly inside
         colour = torch.einsum("bcp,bp->bc", shown.flatten(2), inside) / inside.sum(dim=1, keepdim=True).clamp_min(1e-9)
-        seen = farthest[:, 0] > _SEEN
+        seen = (farthest[:, 0] > _SEEN) & (_unexplained(away, disc) <= _UNLIKE)
         grey = ground.mean(dim=(1, 2, 3))
         return torch.stack(
             [(colour[:, 2] - colour[:, 0]).where(seen, torch.nan), radius.where(seen, torch.nan), grey], dim=1
@@ -276,20 +285,58 @@ class Circles(World):
         }
         return Scene(factors, hidden)
 
-    @cached_property
-    def _discs(self) -> tuple[Tensor, Tensor]:
-        """Radii of many discs, and how much of each pixel they cover, `[discs pixels]`."""
-        x, y, radius = torch.cartesian_prod(_X, _X, _RADII).unbind(dim=1)
-        return radius, self._plane.disc(x, y, radius).flatten(1)
-
-    def _disc(self, share: Tensor) -> tuple[Tensor, Tensor]:
-        """Return radius and pixels of the disc that is nearest in squares to what is covered, `[batch pixels]`."""
-        radius, known = (each.to(share.device) for each in self._discs)
-        errors = known.square().sum(dim=1) - 2 * share @ known.T  # the same up to what is seen
+    def _disc(self, share: Float[Tensor, "batch height width"]) -> tuple[Tensor, Tensor]:
+        """Return radius and pixels `[batch pixels]` of the disc that is nearest in squares to what is covered."""
+        discs = self._known(share.device)
+        coarse = (
+            functional.adaptive_avg_pool2d(share, (discs.side, discs.side)) if discs.side < len(share[0]) else share
+        )
+        errors = discs.squares - 2 * coarse.flatten(1) @ discs.pixels.T  # the same up to what is seen
         best = errors.argmin(dim=1)
         steps = len(_RADII)
         inner = (best % steps).clamp(1, steps - 2) + best // steps * steps
         before, at, after = (errors.gather(1, (inner + by)[:, None]).squeeze(1) for by in (-1, 0, 1))
         # The lowest point of the parabola through three radii.
         shift = ((before - after) / (2 * (before - 2 * at + after)).clamp_min(1e-9)).clamp(-1, 1)
-        return radius[inner] + shift * (_RADII[1] - _RADII[0]), known[best]
+        x, y, radius = discs.places[best].unbind(dim=1)
+        radii = discs.places[inner, 2] + shift * (_RADII[1] - _RADII[0]).to(shift)
+        return radii, self._plane.disc(x, y, radius).flatten(1)
+
+    def _known(self, device: torch.device) -> "_Discs":
+        """Return many discs in pictures of at most so many pixels that they fit into memory; made once a device."""
+        if device not in self._discs:
+            side = min(self.shape[1], _FITTED)
+            places = torch.cartesian_prod(_X, _X, _RADII)
+            pixels = Plane(-1.0, 1.0, -1.0, 1.0, side).disc(*places.unbind(dim=1)).flatten(1)
+            self._discs[device] = _Discs(
+                side, places.to(device), pixels.to(device), pixels.square().sum(dim=1).to(device)
+            )
+        return self._discs[device]
+
+
+@dataclass(frozen=True, eq=False)
+class _Discs:
+    """Discs to choose from.
+
+    Attributes:
+        side: Pixels of a side.
+        places: Middle and radius of each, `[discs 3]`.
+        pixels: How much of each pixel is covered, `[discs pixels]`.
+        squares: Sums of their squares, `[discs]`.
+    """
+
+    side: int
+    places: Tensor
+    pixels: Tensor
+    squares: Tensor
+
+
+def _unexplained(away: Tensor, disc: Tensor) -> Float[Tensor, " batch"]:
+    """Return the share of squares that is left of what stands out when a disc of its mean colour is taken away.
+
+    Args:
+        away: Colours less that of the border, `[batch channels pixels]`.
+        disc: How much of each pixel is covered, `[batch pixels]`.
+    """
+    explained = torch.einsum("bcp,bp->bc", away, disc).square().sum(dim=1) / disc.square().sum(dim=1).clamp_min(1e-9)
+    return 1 - explained / away.square().sum(dim=(1, 2)).clamp_min(1e-9)
