@@ -12,5 +12,10 @@ def test_table_has_means_in_the_order_of_the_explanations():
     assert table.note == "A b: First. B: Second."
 
 
+def test_a_measure_that_a_seed_lacks_has_no_mean():
+    table = measures_table({"one": [{"b": 1.0, "c": 2.0}, {"c": 4.0}]}, {"b": "First.", "c": "Second."})
+    assert table.rows == (("c", "3"),)
+
+
 def test_mean_is_over_seeds():
     assert mean_of(RESULTS["one"], "b") == 1.5

@@ -5,7 +5,7 @@ depends on the others (and, as a check against leaks, one in which it does not);
 thickness and intensity go together, measured by a judge that neither probes nor generator have seen.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -124,24 +124,21 @@ def experiment(config: Experiment, context: "RunContext") -> Report:
         if set(claim.arms) <= set(results) and (looked or claim.check.measure.startswith(("exact", "monotone", "rot")))
     ]
     keys = ("exact_target", "exact_off", *(("thicker_intensity", "classes_success") if looked else ()))
-    shown = {arm: [_in_all(seeds, each) for each in seeds] for arm, seeds in results.items()}
     return context.report(
         title="GradCtrl: edits along the gradient of probes, and what they leave alone",
         config=config,
         summary="" if len(context.seeds) > 2 else _headline(results),
         verdicts=verdicts,
         numbers={
-            f"{arm} {key}": mean_of(seeds, key) for arm, seeds in shown.items() for key in keys if key in seeds[0]
+            f"{arm} {key}": mean_of(seeds, key)
+            for arm, seeds in results.items()
+            for key in keys
+            if all(key in seed for seed in seeds)  # a walk that gets nowhere has no price
         },
-        tables=[measures_table(shown, MEASURES)],
+        tables=[measures_table(results, MEASURES)],
         figures=_figures(results, config) if looked else [],
         notes=_notes(config, context),
     )
-
-
-def _in_all(seeds: Sequence[Mapping[str, float]], one: Mapping[str, float]) -> dict[str, float]:
-    """Return the measures of one seed that all have; a walk that gets nowhere has no price."""
-    return {key: value for key, value in one.items() if all(key in each for each in seeds)}
 
 
 def _headline(results: "Results") -> str:
