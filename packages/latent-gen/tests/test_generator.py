@@ -217,5 +217,5 @@ def test_a_pipeline_on_the_hub_has_its_vae_in_a_folder(vae, monkeypatch):
 def test_a_folder_without_a_vae_and_a_size_that_does_not_fit_are_refused(vae, tmp_path):
     with pytest.raises(FormatError, match="no AutoencoderKL"):
         load_vae(tmp_path)
-    with pytest.raises(ConfigError, match="does not divide 15"):
+    with pytest.raises(ConfigError, match="divides sides to 1/2; pictures have 3 channels and sides of 15"):
         vae_generator(vae, size=15)

@@ -43,7 +43,12 @@ def latent_shape(autoencoder: Any, channels: int, size: int) -> torch.Size:
     """
     given: Mapping[str, Any] = autoencoder.config
     share = _share(autoencoder)
-    if channels not in (1, given["in_channels"]) or given["in_channels"] != given["out_channels"] or size % share:
+    if (
+        channels not in (1, given["in_channels"])
+        or given["in_channels"] != given["out_channels"]
+        or size < 1
+        or size % share
+    ):
         raise ConfigError(
             f"The autoencoder goes from {given['in_channels']} to {given['out_channels']} channels and divides sides "
             f"to 1/{share}; pictures have {channels} channels and sides of {size}.",

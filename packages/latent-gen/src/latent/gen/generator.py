@@ -11,6 +11,7 @@ from latent.core.errors import ConfigError, FormatError, ShapeError
 from latent.core.run.memory import in_batches
 from latent.core.run.seed import generator as stream
 from latent.core.typing import Float, Tensor, checked
+from latent.gen.autoencoder import latent_shape, latents_of, pictures_of
 from latent.gen.small_gan import SmallGAN
 
 __all__ = ["LatentGenerator", "gan_generator", "load_vae", "vae_generator", "vae_latents"]
@@ -233,13 +234,15 @@ def vae_generator(vae: Any, *, size: int, truncation: float = 1.0, batch: int = 
         truncation: See `LatentGenerator`; states are drawn from a Gaussian, which fits where the KL term was strong.
             `vae_latents` gives those of real pictures.
         batch: Latent states at a time.
+
+    Raises:
+        ConfigError: The autoencoder does not divide pictures of this size.
     """
-    shape = _latent_shape(vae, size)
-    scale, shift = _scaling(vae)
+    channels = int(vae.config.in_channels)
+    shape = latent_shape(vae, channels, size)
 
     def synthesize(z: Tensor) -> Tensor:
-        pictures: Tensor = vae.decode(z.unflatten(1, shape) / scale + shift, return_dict=False)[0]
-        return pictures.clamp(-1, 1)
+        return pictures_of(vae, z.unflatten(1, shape), channels=channels).clamp(-1, 1)
 
     weight = next(vae.parameters())
     return LatentGenerator(
@@ -249,25 +252,5 @@ def vae_generator(vae: Any, *, size: int, truncation: float = 1.0, batch: int = 
 
 @torch.no_grad()
 def vae_latents(vae: Any, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch latent"]:
-    """Return the latent states of real pictures in [-1, 1], the means of what the encoder gives."""
-    scale, shift = _scaling(vae)
-    mean: Tensor = vae.encode(images.to(next(vae.parameters()))).latent_dist.mean
-    return ((mean.float() - shift) * scale).flatten(1)
-
-
-def _latent_shape(vae: Any, size: int) -> torch.Size:
-    """Return the shape of a latent state of pictures of a size.
-
-    Raises:
-        ConfigError: The autoencoder does not halve pictures of this size.
-    """
-    factor = 2 ** (len(vae.config.block_out_channels) - 1)
-    if size < factor or size % factor:
-        raise ConfigError(
-            f"The VAE halves pictures to 1/{factor}, which does not divide {size}.", hint=f"size={8 * factor}"
-        )
-    return torch.Size((vae.config.latent_channels, size // factor, size // factor))
-
-
-def _scaling(vae: Any) -> tuple[float, float]:
-    return float(vae.config.scaling_factor or 1.0), float(getattr(vae.config, "shift_factor", None) or 0.0)
+    """Return the latent states of real pictures in [-1, 1], the means of what the encoder gives, float32."""
+    return latents_of(vae, images.to(next(vae.parameters()))).float().flatten(1)
