@@ -151,7 +151,7 @@ def test_tested_pictures_are_not_trained_on(context):
 def test_responses_are_those_of_the_first_edge():
     data = type("Data", (), {"world": Pendulum()})()
     table = torch.arange(16.0).view(4, 4)
-    arrays = {f"{prefix}effects": table for prefix in causal_diffae._SETTINGS}
+    arrays = {f"{prefix}effects": table for prefix in causal_diffae.SETTINGS}
     arrays["true_effects"] = table + 0.25
     found = causal_diffae._responses(arrays, data)
     assert found["cause"] == 0  # pendulum_angle on itself
