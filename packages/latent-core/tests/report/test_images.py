@@ -62,6 +62,13 @@ def test_marked_pictures_have_a_frame():
     assert x < 0.6 * plain.width
 
 
+def test_a_frame_hides_no_pixels():
+    border = torch.full((2, 2, 1, 16, 16), 0.6)
+    border[..., 1:-1, 1:-1] = 0.0
+    (plain, _), (framed, _) = drawn(border), drawn(border, marked=[(0, 0), (0, 1), (1, 0), (1, 1)])
+    assert shades(framed, (153, 153, 153))[0] > 0.9 * shades(plain, (153, 153, 153))[0]
+
+
 def test_a_figure_has_its_texts_and_both_schemes():
     _, figure = drawn(torch.zeros(1, 1, 1, 4, 4))
     assert figure.caption == "Pictures."

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 __all__ = ["image_grid"]
 
+_FRAME = 1.6  # points
+
 
 def image_grid(
     name: str,
@@ -55,7 +57,8 @@ def image_grid(
                 axes.imshow(picture[..., 0] if channels == 1 else picture, cmap="gray", vmin=0, vmax=1)
                 axes.set(xticks=[], yticks=[])
                 for spine in axes.spines.values():
-                    spine.set(color=palette.series[1], linewidth=1.6)
+                    # Around the picture: half of a frame on its border would hide pixels.
+                    spine.set(color=palette.series[1], linewidth=_FRAME, position=("outward", _FRAME / 2))
                 if row == 0:
                     axes.set_title(columns[column], fontsize=7.5, color=palette.text, pad=3)
                 if column == 0:

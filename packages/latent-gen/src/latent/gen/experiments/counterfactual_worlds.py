@@ -196,7 +196,7 @@ def answers(
         "judge_error": float((read(x) - data.factors).abs().nanmean()),
         "pixel_variance": float(x.var()),
     }
-    best = "" if config.shown == "random" else "kept_guided_"
+    best = "" if config.shown == "random" else "kept_"
     shown = torch.cat([x[:8, None], pictures[best][:8]], dim=1)
     truth = _true(data, sets)
     read_truth = read(truth.flatten(0, 1)).unflatten(0, truth.shape[:2]).unflatten(1, (len(graph.nodes), 2))
