@@ -152,7 +152,7 @@ def test_guidance_goes_from_no_condition_over_plain_to_stronger():
         assert made.tolist() == pytest.approx([0.1 + scale * 3.0, 0.1 + scale * 0.5])
 
 
-@pytest.mark.parametrize(("scale", "rows"), [(1.0, [2]), (3.0, [4])])
+@pytest.mark.parametrize(("scale", "rows"), [(0.0, [2]), (1.0, [2]), (3.0, [4])])
 def test_both_halves_go_through_the_network_in_one_call(scale, rows):
     calls = []
 

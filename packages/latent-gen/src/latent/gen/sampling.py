@@ -25,7 +25,8 @@ Seen = Callable[[int, int], None]
 def guided(denoise: Callable[[Tensor, Tensor, Any], Tensor], condition: Tensor, null: Tensor, scale: float) -> Denoiser:
     """Return a denoiser with classifier-free guidance: `scale eps(condition) + (1 - scale) eps(null)`.
 
-    Both halves go through the network in one call. A scale of 1 asks the condition alone, in a call of half the size.
+    Both halves go through the network in one call. A scale of 1 asks the condition alone and one of 0 the null
+    alone, in a call of half the size.
 
     Args:
         denoise: `(noisy, times, condition) -> prediction`.
@@ -33,8 +34,9 @@ def guided(denoise: Callable[[Tensor, Tensor, Any], Tensor], condition: Tensor, 
         null: What stands for no condition, in the same shape.
         scale: 1 is plain, more is stronger, 0 is no condition (arXiv:2207.12598).
     """
-    if scale == 1:
-        return lambda noisy, times: denoise(noisy, times, condition)
+    if scale in (0, 1):
+        alone = condition if scale == 1 else null
+        return lambda noisy, times: denoise(noisy, times, alone)
     both = torch.cat([condition, null])
 
     def predict(noisy: Tensor, times: Tensor) -> Tensor:
