@@ -13,7 +13,7 @@ from latent.core.run.context import ArmContext
 from latent.core.run.seed import isolated
 from latent.gen.experiments import causal_diffae
 from latent.gen.experiments.causal_diffae import ARMS, CLAIMS, MEASURES, PRESETS
-from latent.gen.experiments.counterfactual_worlds import answers, graph_of, load, nodes_of, reader
+from latent.gen.experiments.counterfactual_worlds import answers, graph_of, load, reader, world_graph
 from latent.gen.worlds.pendulum import Pendulum
 
 CONFIG = PRESETS["cpu"]
@@ -183,4 +183,4 @@ def test_every_claim_is_of_arms_and_measures_that_there_are():
         assert set(claim.arms) <= set(ARMS)
         for measure in (claim.check.measure, *(control.measure for control in claim.controls)):
             assert measure in MEASURES
-    assert nodes_of("flow") == ("ball_radius", "water_height", "hole", "jet_reach")
+    assert world_graph("flow").nodes == ("ball_radius", "water_height", "hole", "jet_reach")

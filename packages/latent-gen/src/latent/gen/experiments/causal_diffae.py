@@ -34,8 +34,8 @@ from latent.gen.experiments.counterfactual_worlds import (
     answers,
     decoded,
     load,
-    nodes_of,
     reader,
+    world_graph,
 )
 from latent.gen.methods.causal_diffae import CausalDiffAE, CausalDiffAEConfig, CausalDiffAELearner, LabelledPictures
 from latent.gen.pictures import to_unit
@@ -262,7 +262,7 @@ def experiment(config: Experiment, context: "RunContext") -> Report:
     return context.report(
         title="CausalDiffAE: what pictures would be had a factor another value",
         config=config,
-        summary="" if len(context.seeds) > 2 else _headline(results),
+        summary="" if len(context.seeds) > 2 else _headline(results, config),
         verdicts=verdicts if config.world == "morphomnist" else [],
         numbers={
             f"{arm} {key}": mean_of(seeds, key) for arm, seeds in results.items() for key in ("passed", "guided_passed")
@@ -292,16 +292,18 @@ def _by_noise(results: "Results") -> list[Table]:
     return [Table(title="By noise and guidance", columns=columns, rows=rows, note=note)] if rows else []
 
 
-def _headline(results: "Results") -> str:
+def _headline(results: "Results", config: Experiment) -> str:
     if "scm" not in results:
         return ""
-    found = {key: mean_of(results["scm"], key) for key in ("passed", "leaked", "cause")}
+    cause, effect = (each.replace("_", " ") for each in world_graph(config.world).edges[0].split("->"))
+    found = {key: mean_of(results["scm"], key) for key in ("passed", "true_passed", "leaked", "cause")}
     text = (
-        f"Setting the cause one deviation higher moves it by {found['cause']:.2f} and its effect by "
-        f"{found['passed']:.2f}; setting the effect moves the cause by {found['leaked']:.2f}."
+        f"Setting {cause} one deviation higher moves it by {found['cause']:.2f} and {effect} by {found['passed']:.2f}, "
+        f"in the world's own pictures by {found['true_passed']:.2f}; setting {effect} moves {cause} by "
+        f"{found['leaked']:.2f}."
     )
     if "no-graph" in results:
-        text += f" Without the graph the effect moves by {mean_of(results['no-graph'], 'passed'):.2f}."
+        text += f" Without the graph {effect} moves by {mean_of(results['no-graph'], 'passed'):.2f}."
     return text
 
 
@@ -312,7 +314,7 @@ def _grids(results: "Results", config: Experiment) -> list[Figure]:
         if arm not in results:
             continue
         arrays = results.arrays(arm)
-        nodes = nodes_of("pendulum" if arm == "pendulum" else config.world)
+        nodes = world_graph("pendulum" if arm == "pendulum" else config.world).nodes
         shown, truth = (to_unit(arrays[key]).transpose(0, 1) for key in ("shown", "truth"))
         rows, pictures, marked = ["original", "nothing set"], [shown[0], shown[1]], []
         for place in range(2 * len(nodes)):
@@ -342,7 +344,9 @@ def _effects(results: "Results", config: Experiment) -> list[Figure]:
     for arm in ("scm", "no-graph", "pendulum"):
         if arm not in results:
             continue
-        nodes = [name.replace("_", " ") for name in nodes_of("pendulum" if arm == "pendulum" else config.world)]
+        nodes = [
+            name.replace("_", " ") for name in world_graph("pendulum" if arm == "pendulum" else config.world).nodes
+        ]
         tables = [results.arrays(arm, index)["effects"] for index in range(len(results[arm]))]
         figures.append(
             heat_map(

@@ -23,7 +23,7 @@ from latent.gen.worlds.world import Scene
 if TYPE_CHECKING:
     from latent.gen.experiments.causal_diffae import Experiment
 
-__all__ = ["Data", "Training", "WorldName", "answers", "decoded", "graph_of", "load", "nodes_of", "reader"]
+__all__ = ["Data", "Training", "WorldName", "answers", "decoded", "graph_of", "load", "reader", "world_graph"]
 
 WorldName = Literal["morphomnist", "pendulum", "flow"]
 Reader = Callable[[Tensor], Tensor]
@@ -262,7 +262,7 @@ def _world(name: WorldName, size: int, noise: float | None, split: Literal["trai
     return (Pendulum if name == "pendulum" else Flow)(size=size, split=split)
 
 
-def nodes_of(name: WorldName) -> tuple[str, ...]:
-    """Return the factors of a world."""
+def world_graph(name: WorldName) -> CausalGraph:
+    """Return which factors of a world act on which."""
     worlds: dict[str, type[Finite]] = {"morphomnist": MorphoMNIST, "pendulum": Pendulum, "flow": Flow}
-    return worlds[name].graph.nodes
+    return worlds[name].graph
