@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 
 from latent.core.errors import ConfigError, FormatError, HubError
 from latent.core.run.seed import generator, isolated
-from latent.gen.backbones import load_backbone, load_unet
+from latent.gen.backbones import load_backbone, load_unet, load_vae
 from latent.gen.sampling import Sampler
 
 
@@ -138,7 +138,7 @@ def test_weights_in_parts_are_read_and_lacking_ones_named(latent, tmp_path):
     for path in tmp_path.glob("*.safetensors*"):
         path.unlink()
     save_file(weights, tmp_path / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(FormatError, match=r"lacks 1 weights, conv_in\.bias"):
+    with pytest.raises(FormatError, match=r"1 missing, such as conv_in\.bias"):
         load_backbone(tmp_path)
 
 
@@ -184,6 +184,21 @@ def test_damaged_weights_are_named(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({**config, "block_out_channels": [16, 8]}))
     with pytest.raises(FormatError, match="cannot be read"):
         load_unet(tmp_path)
+
+
+def test_a_repository_that_was_downloaded_is_read_without_the_hub(latent, tmp_path, monkeypatch):
+    """By the real client from its own cache: a commit, and a branch that names it."""
+    repository, commit = tmp_path / "models--someone--pipeline", "a" * 40
+    shutil.copytree(latent / "text", repository / "snapshots" / commit)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    found, vae = load_backbone("someone/pipeline"), load_vae("someone/pipeline")
+    for name, weight in load_backbone(latent / "text").autoencoder.state_dict().items():
+        assert torch.equal(found.autoencoder.state_dict()[name], weight)
+        assert torch.equal(vae.state_dict()[name], weight)
+    assert not any(weight.requires_grad for weight in vae.parameters())
 
 
 def test_a_place_that_is_not_there(tmp_path):

@@ -6,7 +6,8 @@ import torch
 from latent.core.capabilities import capabilities_of
 from latent.core.errors import ConfigError, FormatError, ShapeError
 from latent.core.run.seed import generator, isolated
-from latent.gen.generator import LatentGenerator, gan_generator, load_vae, vae_generator, vae_latents
+from latent.gen.backbones import load_vae
+from latent.gen.generator import LatentGenerator, gan_generator, vae_generator, vae_latents
 from latent.gen.small_gan import SmallGAN, SmallGANConfig
 
 
@@ -196,22 +197,6 @@ def test_a_vae_whose_weights_are_not_its_own_is_refused(vae, tmp_path, name, cha
     save_file(weights, path, metadata={"format": "pt"})
     with pytest.raises(FormatError, match=f"1 {name}, such as decoder"):
         load_vae(tmp_path / "vae")
-
-
-def test_a_pipeline_on_the_hub_has_its_vae_in_a_folder(vae, monkeypatch):
-    from diffusers import AutoencoderKL
-
-    asked = []
-
-    def from_pretrained(place, *, subfolder="", **_named):
-        asked.append((place, subfolder))
-        if not subfolder:
-            raise OSError("no file named config.json")
-        return vae, {"missing_keys": set(), "unexpected_keys": [], "mismatched_keys": []}
-
-    monkeypatch.setattr(AutoencoderKL, "from_pretrained", from_pretrained)
-    assert load_vae("someone/pipeline") is vae
-    assert asked == [("someone/pipeline", ""), ("someone/pipeline", "vae")]
 
 
 def test_a_folder_without_a_vae_and_a_size_that_does_not_fit_are_refused(vae, tmp_path):

@@ -19,16 +19,11 @@ from latent.core.data import read_text
 from latent.core.errors import ConfigError, FormatError, HubError
 from latent.gen.unet import NETWORKS, config_text
 
-__all__ = ["Backbone", "load_backbone", "load_unet"]
+__all__ = ["Backbone", "load_backbone", "load_unet", "load_vae"]
 
 _WEIGHTS = "diffusion_pytorch_model"
 _PARTS = ("unet", "transformer")
 _AUTOENCODERS = ("vae", "vqvae", "movq")  # as pipelines call them
-_FOLDERS = ("", "unet/", "transformer/", "vae/")
-_WANTED = (
-    "*.json",
-    *(f"{folder}{_WEIGHTS}{shard}.safetensors" for folder in _FOLDERS for shard in ("", "-*-of-*")),
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +87,7 @@ def load_backbone(place: str | Path, *, device: torch.device | str = "cpu", revi
             or damaged, or a pipeline has no noise levels.
         HubError: The Hub cannot be reached, is not asked, or has no such repository.
     """
-    folder = _folder(place, revision)
+    folder = _folder(place, revision, (*_PARTS, "vae"))
     index = folder / "model_index.json"
     if not index.is_file():
         return Backbone(_module(folder, NETWORKS).to(device), {}, str(place))
@@ -107,6 +102,32 @@ def load_backbone(place: str | Path, *, device: torch.device | str = "cpu", revi
     network = _module(inside, NETWORKS).to(device)
     autoencoder = _module(folder / parts[0], ["AutoencoderKL"]).to(device) if parts else None
     return Backbone(network, scheduler, str(place), autoencoder)
+
+
+def load_vae(
+    place: str | Path,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    revision: str = "",
+) -> Any:
+    """Return the `AutoencoderKL` at a place, or that of the pipeline there, in evaluation mode and without gradients.
+
+    Args:
+        place: As in `load_backbone`.
+        device: Where to put it.
+        dtype: What its weights become, whatever the file has.
+        revision: Commit, tag or branch on the Hub.
+
+    Raises:
+        ConfigError: `place` is neither a folder nor the form of a Hub id.
+        FormatError: There is none, or its weights are missing, left over, of another shape, no safetensors, or damaged.
+        HubError: The Hub cannot be reached, is not asked, or has no such repository.
+    """
+    folder = _folder(place, revision, ("vae",))
+    inside = folder / "vae" if (folder / "model_index.json").is_file() else folder
+    vae = _module(inside, ["AutoencoderKL"]).to(device, dtype)
+    return vae.requires_grad_(requires_grad=False)
 
 
 def _levels(path: Path) -> dict[str, Any]:
@@ -154,16 +175,17 @@ def _module(folder: Path, kinds: Sequence[str]) -> Any:
             f"The {kind} in {folder} cannot be read: {reason}",
             hint=f"Its weights are {_WEIGHTS}.safetensors: use save_pretrained(..., safe_serialization=True).",
         ) from None
-    if missing := sorted(loaded["missing_keys"]):
+    wrong = {name: sorted(map(str, loaded[f"{name}_keys"])) for name in ("missing", "unexpected", "mismatched")}
+    if parts := [f"{len(keys)} {name}, such as {keys[0]}" for name, keys in wrong.items() if keys]:
         raise FormatError(
-            f"The {kind} in {folder} cannot be read: it lacks {len(missing)} weights, {missing[0]} among them.",
+            f"The weights in {folder} are not those of its {kind}: {'; '.join(parts)}.",
             hint="Copy or download it again.",
         )
     return module.eval()
 
 
-def _folder(place: str | Path, revision: str) -> Path:
-    """Return the folder at a place, downloaded where it is the id of a repository."""
+def _folder(place: str | Path, revision: str, parts: Sequence[str]) -> Path:
+    """Return the folder at a place; of a repository its weights and those of a pipeline's parts are downloaded."""
     text = str(place)
     if text and Path(place).is_dir():
         return Path(place)
@@ -176,9 +198,11 @@ def _folder(place: str | Path, revision: str) -> Path:
 
     from latent.core.hub.client import check_name, explained
 
+    wanted = [f"{part}{_WEIGHTS}{shard}.safetensors" for part in ("", *(f"{each}/" for each in parts))
+              for shard in ("", "-*-of-*")]  # fmt: skip
     try:
         with explained(text, revision=revision or None, token=None):
-            found = snapshot_download(check_name(text), revision=revision or None, allow_patterns=list(_WANTED))
+            found = snapshot_download(check_name(text), revision=revision or None, allow_patterns=["*.json", *wanted])
     except HubError as error:
         if isinstance(error.__cause__, errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled):
             raise HubError(

@@ -1,20 +1,19 @@
 """Any generator with a latent space, as what samples latent states and makes pictures of them."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from latent.core.capabilities import Decodes, Samples
-from latent.core.errors import ConfigError, FormatError, ShapeError
+from latent.core.errors import ConfigError, ShapeError
 from latent.core.run.memory import in_batches
 from latent.core.run.seed import generator as stream
 from latent.core.typing import Float, Tensor, checked
 from latent.gen.autoencoder import latent_shape, latents_of, pictures_of
 from latent.gen.small_gan import SmallGAN
 
-__all__ = ["LatentGenerator", "gan_generator", "load_vae", "vae_generator", "vae_latents"]
+__all__ = ["LatentGenerator", "gan_generator", "vae_generator", "vae_latents"]
 
 _MEAN_OF = 4096  # draws that the middle of the mapped latent states is the mean of
 
@@ -177,52 +176,6 @@ def gan_generator(gan: SmallGAN, *, edited: tuple[int, int] | None = None, trunc
         gan.synthesize, latent=gan.config.latent, mapping=gan.mapping, layers=gan.layers, edited=edited,
         truncation=truncation, device=gan.constant.device, dtype=gan.constant.dtype,
     )  # fmt: skip
-
-
-def load_vae(place: str | Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Any:
-    """Return the `AutoencoderKL` in a folder or on the Hub, or that of a pipeline there, in evaluation mode.
-
-    Weights are read from safetensors alone, and all of them must be there and no others.
-
-    Args:
-        place: The folder, or an id on the Hub.
-        device: Where to put it.
-        dtype: What its weights become, whatever the file has.
-
-    Raises:
-        FormatError: There is none, it cannot be read, or weights are missing, left over or of another shape.
-    """
-    # On the Hub nothing but an answer tells a VAE from a pipeline around one.
-    subfolders = (
-        ["vae" if (Path(place) / "model_index.json").is_file() else ""] if Path(place).is_dir() else ["", "vae"]
-    )
-    problem: Exception | None = None
-    for subfolder in subfolders:
-        try:
-            vae, info = _read_vae(place, subfolder, dtype)
-        except (OSError, ValueError, TypeError, RuntimeError) as error:
-            problem = problem or error
-            continue
-        wrong = {name: info[name] for name in ("missing_keys", "unexpected_keys", "mismatched_keys") if info[name]}
-        if wrong:
-            parts = "; ".join(f"{len(keys)} {name.split('_')[0]}, such as {keys[0]}" for name, keys in wrong.items())
-            raise FormatError(f"The weights in {place} are not those of its config: {parts}.", hint="Save it again.")
-        return vae.to(device).eval().requires_grad_(requires_grad=False)
-    reason = (str(problem).strip().splitlines() or [type(problem).__name__])[0]
-    raise FormatError(
-        f"There is no AutoencoderKL that can be read in {place}: {reason}",
-        hint="Give the folder that save_pretrained wrote, of a VAE or of a pipeline around one.",
-    )
-
-
-def _read_vae(place: str | Path, subfolder: str, dtype: torch.dtype) -> tuple[Any, dict[str, list[Any]]]:
-    from diffusers import AutoencoderKL
-
-    vae, info = AutoencoderKL.from_pretrained(
-        place, use_safetensors=True, low_cpu_mem_usage=False, torch_dtype=dtype, output_loading_info=True,
-        **({"subfolder": subfolder} if subfolder else {}),
-    )  # fmt: skip
-    return vae, {name: sorted(map(str, keys)) for name, keys in info.items()}
 
 
 def vae_generator(vae: Any, *, size: int, truncation: float = 1.0, batch: int = 64) -> LatentGenerator:

@@ -13,6 +13,7 @@ from torch import nn
 
 from latent.core.errors import ConfigError, ShapeError
 from latent.core.typing import Float, Tensor
+from latent.gen.autoencoder import pictures_of
 from latent.gen.sampling import Sampler, guided
 
 __all__ = ["TextToImage", "exaggerated"]
@@ -132,5 +133,4 @@ class TextToImage:
             return predicted
 
         latents = self.sampler.decode(guided(ask, told, nothing, self.guidance), noise, seen=seen)
-        pictures: Tensor = vae.decode((latents / vae.config.scaling_factor).to(vae.dtype), return_dict=False)[0]
-        return pictures.clamp(-1, 1)
+        return pictures_of(vae, latents.to(vae.dtype), channels=vae.config.out_channels).clamp(-1, 1)

@@ -13,7 +13,8 @@ from latent.core.errors import ConfigError
 from latent.core.run.context import ArmContext
 from latent.core.run.seed import generator, isolated
 from latent.core.typing import Tensor
-from latent.gen.generator import LatentGenerator, gan_generator, load_vae, vae_generator, vae_latents
+from latent.gen.backbones import load_vae
+from latent.gen.generator import LatentGenerator, gan_generator, vae_generator, vae_latents
 from latent.gen.regressors import FactorPictures, FactorRegressor, FactorRegressorConfig, FactorRegressorLearner
 from latent.gen.small_gan import (
     Discriminator,

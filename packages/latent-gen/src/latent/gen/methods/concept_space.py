@@ -27,7 +27,7 @@ from latent.core.run.seed import generator as stream
 from latent.core.typing import Float, Int, Tensor, checked
 from latent.gen.backbones import load_backbone
 from latent.gen.sampling import Sampler, guided, scheduler_config
-from latent.gen.unet import ConditionalUNet, from_config_text, small_unet
+from latent.gen.unet import ConditionalUNet, check_sides, from_config_text, small_unet
 
 __all__ = ["ConceptConfig", "ConceptGenerator", "ConceptLearner", "ConceptPictures"]
 
@@ -94,7 +94,7 @@ class ConceptGenerator(Model, Samples):
         channels, side = config.channels * config.patch**2, config.size // config.patch
         if config.unet:
             unet = from_config_text(config.unet, ["UNet2DModel"], what="a U-Net of pictures")
-            _check_unet(unet, channels, side)
+            check_sides(unet, channels, side, what=f"squares of patch={config.patch} pixels")
         else:
             unet = small_unet(
                 channels=channels, size=side, widths=config.widths, layers=config.layers, attention=config.attention
@@ -240,22 +240,6 @@ class ConceptGenerator(Model, Samples):
         clean, noise = self.squares(images), self.squares(noise)
         predicted = self.denoiser(self.sampler.noisy(clean, noise, times), times, condition)
         return functional.mse_loss(predicted.float(), self.sampler.target(clean, noise, times))
-
-
-def _check_unet(unet: Any, channels: int, side: int) -> None:
-    """Refuse a U-Net that cannot take such pictures.
-
-    Raises:
-        ConfigError: It has other channels, or halves sides too often.
-    """
-    given: Mapping[str, Any] = unet.config
-    halved = 2 ** (len(given["block_out_channels"]) - 1)
-    if {given["in_channels"], given["out_channels"]} != {channels} or side % halved:
-        raise ConfigError(
-            f"The U-Net of the setting unet goes from {given['in_channels']} to {given['out_channels']} channels and "
-            f"divides sides by {halved}; channels, size and patch make {channels} channels and sides of {side}.",
-            hint="Set channels, size and patch to what it was made for; patch=1 for pixels.",
-        )
 
 
 # Training -------------------------------------------------------------------------------------------------------------
