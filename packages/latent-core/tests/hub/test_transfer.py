@@ -131,7 +131,7 @@ def test_offline_uses_the_cache_and_names_what_is_missing(published, world):
     assert (code, out) == (1, "")
     assert err.splitlines() == [
         "Error: config.json of me/toy is not in the cache, and the Hub is not asked or cannot be reached.",
-        "Where there is a network, run: latent pull me/toy",
+        "If a folder is meant, look at its name. Where there is a network, run: latent pull me/toy",
     ]
     code, _, err = fresh.latent("push", "nowhere", "me/toy")
     assert (code, "config.json is missing" in err) == (1, True)

@@ -89,7 +89,7 @@ def missing_offline(repo: str, revision: str | None, name: str) -> HubError:
     flag = f" --revision {revision}" if revision else ""
     return HubError(
         f"{name} of {repo} is not in the cache, and the Hub is not asked or cannot be reached.",
-        hint=f"Where there is a network, run: latent pull {repo}{flag}",
+        hint=f"If a folder is meant, look at its name. Where there is a network, run: latent pull {repo}{flag}",
     )
 
 
