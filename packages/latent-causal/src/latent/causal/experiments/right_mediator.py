@@ -52,6 +52,7 @@ from latent.core.config import setting
 from latent.core.errors import ConfigError
 from latent.core.report.claims import judge
 from latent.core.report.figures import Curve, Figure, lines
+from latent.core.report.measures import mean_of, measures_table
 from latent.core.report.report import Report, Table
 from latent.core.run.context import ArmContext
 from latent.core.run.experiment import ArmResult
@@ -288,13 +289,14 @@ def experiment(config: Experiment, context: "RunContext") -> Report:
     """Run the arms and report which mediators and searches carry what."""
     results = context.run_arms(config)
     verdicts = [judge(claim, results) for claim in CLAIMS if set(claim.arms) <= set(results)]
+    general = {key: text for key, text in MEASURES.items() if not key.startswith(tuple(f"{m}_" for m in MEDIATORS))}
     return context.report(
         title="The right mediator: kinds of units and searches side by side",
         config=config,
         summary="" if len(context.seeds) > 2 else _headline(results),
         verdicts=verdicts,
-        numbers={f"{arm} accuracy": _mean(seeds, "accuracy") for arm, seeds in results.items()},
-        tables=[*(_trade_off(arm, seeds) for arm, seeds in results.items()), _table(results)],
+        numbers={f"{arm} accuracy": mean_of(seeds, "accuracy") for arm, seeds in results.items()},
+        tables=[*(_trade_off(arm, seeds) for arm, seeds in results.items()), measures_table(results, general)],
         figures=[*_marks(results), *_sweeps(results)],
         notes=[
             "A subspace is learned from labels, and the rest is found by other means: sizes and costs differ as well.",
@@ -302,10 +304,6 @@ def experiment(config: Experiment, context: "RunContext") -> Report:
             *context.reservations,
         ],
     )
-
-
-def _mean(seeds: Sequence[Mapping[str, float]], key: str) -> float:
-    return fmean(seed[key] for seed in seeds)
 
 
 def _headline(results: "Results") -> str:
@@ -331,18 +329,7 @@ def _trade_off(arm: str, seeds: Sequence[Mapping[str, float]]) -> Table:
 
 
 def _shown(seeds: Sequence[Mapping[str, float]], key: str) -> str | None:
-    return f"{_mean(seeds, key):.3g}" if key in seeds[0] else None
-
-
-def _table(results: "Results") -> Table:
-    general = [key for key in MEASURES if not any(key.startswith(name + "_") for name in MEDIATORS)]
-    keys = [key for key in general if any(key in seeds[0] for seeds in results.values())]
-    return Table(
-        title="Other measures",
-        columns=["measure", *results],
-        rows=[[key.replace("_", " "), *(_shown(seeds, key) for seeds in results.values())] for key in keys],
-        note=" ".join(f"{key.replace('_', ' ').capitalize()}: {MEASURES[key]}" for key in keys),
-    )
+    return f"{mean_of(seeds, key):.3g}" if key in seeds[0] else None
 
 
 def _marks(results: "Results") -> list[Figure]:
@@ -353,7 +340,7 @@ def _marks(results: "Results") -> list[Figure]:
         for name in MEDIATORS:
             kind, _, search = name.partition("_")
             if f"{name}_iia" in seeds[0] and search in _DRAWN:
-                points.setdefault(kind, {})[search] = (_mean(seeds, f"{name}_size"), _mean(seeds, f"{name}_iia"))
+                points.setdefault(kind, {})[search] = (mean_of(seeds, f"{name}_size"), mean_of(seeds, f"{name}_iia"))
         figures.append(trade_off_of(points, name=f"trade-off-{arm}", label="IIA"))
     return figures
 

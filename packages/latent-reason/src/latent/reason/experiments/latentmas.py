@@ -5,14 +5,14 @@ latent steps. What is measured is whether hand-overs are exact, what is left whe
 over, and what was read and written; that latent steps help a model to reason is not.
 """
 
-from collections.abc import Mapping, Sequence
-from statistics import fmean
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
 
 from latent.core.report.claims import AtLeast, AtMost, Below, Claim, Control, Exceeds, judge
 from latent.core.report.figures import Curve, Figure, bars_with_intervals, lines
+from latent.core.report.measures import mean_of
 from latent.core.report.report import Report, Table
 from latent.core.run.context import ArmContext
 from latent.core.run.experiment import Arm, ArmResult
@@ -242,16 +242,12 @@ def experiment(config: Experiment, context: "RunContext") -> Report:
         summary="" if len(context.seeds) > 2 else _headline(results),
         verdicts=verdicts,
         numbers={
-            f"{arm} {key}": _mean(seeds, key) for arm, seeds in results.items() for key in keys if key in seeds[0]
+            f"{arm} {key}": mean_of(seeds, key) for arm, seeds in results.items() for key in keys if key in seeds[0]
         },
         tables=_tables(results),
         figures=[*_bars(results), *_curves(config, results)],
         notes=_notes(context),
     )
-
-
-def _mean(seeds: Sequence[Mapping[str, float]], key: str) -> float:
-    return fmean(seed[key] for seed in seeds)
 
 
 def _headline(results: "Results") -> str:
@@ -272,7 +268,7 @@ def _tables(results: "Results") -> list[Table]:
         arms = {arm: seeds for arm, seeds in results.items() if key in seeds[0]}
         measured = [name for name in MEASURES if any(name in seeds[0] for seeds in arms.values())]
         rows = [
-            [name.replace("_", " "), *(f"{_mean(s, name):.3g}" if name in s[0] else None for s in arms.values())]
+            [name.replace("_", " "), *(f"{mean_of(s, name):.3g}" if name in s[0] else None for s in arms.values())]
             for name in measured
         ]
         note = " ".join(f"{name.replace('_', ' ').capitalize()}: {MEASURES[name]}" for name in measured)
@@ -283,7 +279,7 @@ def _tables(results: "Results") -> list[Table]:
 
 def _bars(results: "Results") -> list[Figure]:
     bars = {
-        arm: (_mean(seeds, "accuracy"), min(s["accuracy"] for s in seeds), max(s["accuracy"] for s in seeds))
+        arm: (mean_of(seeds, "accuracy"), min(s["accuracy"] for s in seeds), max(s["accuracy"] for s in seeds))
         for arm, seeds in results.items()
         if "accuracy" in seeds[0]
     }

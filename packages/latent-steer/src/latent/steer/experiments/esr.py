@@ -19,7 +19,7 @@ from latent.core.metrics.stats import wilson
 from latent.core.nn.sparse import SparseAutoencoder
 from latent.core.report.claims import AtLeast, AtMost, Claim, Control, Exceeds, judge
 from latent.core.report.figures import Curve, Figure, bars_with_intervals, lines
-from latent.core.report.measures import measures_table
+from latent.core.report.measures import mean_of, measures_table
 from latent.core.report.report import Report, Table
 from latent.core.run.context import ArmContext
 from latent.core.run.experiment import Arm, ArmResult
@@ -291,16 +291,12 @@ def experiment(config: Experiment, context: "RunContext") -> Report:
         summary="" if len(context.seeds) > 2 else _headline(results),
         verdicts=verdicts,
         numbers={
-            f"{arm} {key}": _mean(seeds, key) for arm, seeds in results.items() for key in keys if key in seeds[0]
+            f"{arm} {key}": mean_of(seeds, key) for arm, seeds in results.items() for key in keys if key in seeds[0]
         },
         tables=[_strengths(config, results), measures_table(results, MEASURES), *_texts(results)],
         figures=[*_lines(config, results), *_bars(results)],
         notes=_notes(context),
     )
-
-
-def _mean(seeds: Sequence[Mapping[str, float]], key: str) -> float:
-    return fmean(seed[key] for seed in seeds)
 
 
 def _pooled(results: "Results", arm: str, key: str) -> Tensor:

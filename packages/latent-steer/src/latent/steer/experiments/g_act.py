@@ -26,6 +26,7 @@ from latent.core.files import read_json, write_json
 from latent.core.language import Backbone
 from latent.core.report.claims import AtLeast, AtMost, Claim, Control, judge
 from latent.core.report.figures import Figure, bars_with_intervals
+from latent.core.report.measures import mean_of, measures_table
 from latent.core.report.report import Report, Table
 from latent.core.run.context import ArmContext
 from latent.core.run.experiment import Arm, ArmResult
@@ -437,15 +438,11 @@ def experiment(config: Experiment, context: "RunContext") -> Report:
         config=config,
         summary="" if len(context.seeds) > 2 else _headline(results),
         verdicts=verdicts,
-        numbers={f"{arm} {key}": _mean(seeds, key) for arm, seeds in results.items() for key in ("rate", "damage")},
-        tables=[_table(results), *_texts(results)],
+        numbers={f"{arm} {key}": mean_of(seeds, key) for arm, seeds in results.items() for key in ("rate", "damage")},
+        tables=[measures_table(results, MEASURES), *_texts(results)],
         figures=[*_bars(results), *frontier_figure(results, config.limit)],
         notes=_notes(config, context, results),
     )
-
-
-def _mean(seeds: Sequence[Mapping[str, float]], key: str) -> float:
-    return sum(seed[key] for seed in seeds) / len(seeds)
 
 
 def _headline(results: "Results") -> str:
@@ -454,20 +451,6 @@ def _headline(results: "Results") -> str:
     steered, plain = results["g-act"][0], results["none"][0]
     became = f"{steered['rate']:.0%} of the texts become C++ at {steered['damage']:.2f} nats per byte"
     return f"{became}, {plain['rate']:.0%} without steering."
-
-
-def _table(results: "Results") -> Table:
-    keys = [key for key in MEASURES if any(key in seeds[0] for seeds in results.values())]
-    rows = [
-        [arm, ARMS[arm].role, *(f"{_mean(seeds, key):.3g}" if key in seeds[0] else None for key in keys)]
-        for arm, seeds in results.items()
-    ]
-    return Table(
-        title="Both worlds",
-        columns=["arm", "role", *(key.replace("_", " ") for key in keys)],
-        rows=rows,
-        note=" ".join(f"{key.replace('_', ' ').capitalize()}: {MEASURES[key]}" for key in keys),
-    )
 
 
 def _texts(results: "Results") -> list[Table]:
@@ -485,7 +468,7 @@ def _bars(results: "Results") -> list[Figure]:
         ("mode_gain", "modes", "gain in the language with modes"),
     ):
         bars = {
-            arm: (_mean(seeds, key), min(seed[key] for seed in seeds), max(seed[key] for seed in seeds))
+            arm: (mean_of(seeds, key), min(seed[key] for seed in seeds), max(seed[key] for seed in seeds))
             for arm, seeds in results.items()
             if key in seeds[0]
         }
@@ -499,7 +482,7 @@ def _bars(results: "Results") -> list[Figure]:
 
 
 def _notes(config: Experiment, context: "RunContext", results: "Results") -> list[str]:
-    judges = [_mean(seeds, "judge") for seeds in results.values()]
+    judges = [mean_of(seeds, "judge") for seeds in results.values()]
     notes = [
         f"The judge is right on {min(judges):.0%} of unseen pieces of {config.code.length} bytes.",
         f"Seeds {', '.join(map(str, context.seeds))}. The model is trained on the sources that are installed: other "

@@ -23,6 +23,7 @@ from latent.core.files import read_json, write_json
 from latent.core.language import Backbone, Completions
 from latent.core.report.claims import Claim, judge
 from latent.core.report.figures import Curve, Figure, bars_with_intervals, lines
+from latent.core.report.measures import mean_of
 from latent.core.report.report import Report, Table
 from latent.core.run.context import ArmContext
 from latent.core.run.experiment import Arm, ArmResult
@@ -242,7 +243,7 @@ def report(
     """Make the report of an experiment on directions: what each arm gains and costs, and texts side by side."""
     method = next(name for name, arm in arms.items() if arm.role == "method")
     verdicts = [judge(claim, results) for claim in claims if set(claim.arms) <= set(results)]
-    numbers = {f"{arm} {key}": _mean(seeds, key) for arm, seeds in results.items() for key in ("effect", "damage")}
+    numbers = {f"{arm} {key}": mean_of(seeds, key) for arm, seeds in results.items() for key in ("effect", "damage")}
     return context.report(
         title=title,
         config=config,
@@ -255,21 +256,17 @@ def report(
     )
 
 
-def _mean(seeds: Sequence[Mapping[str, float]], key: str) -> float:
-    return sum(seed[key] for seed in seeds) / len(seeds)
-
-
 def _headline(results: "Results", method: str) -> str:
     if method not in results or "none" not in results:
         return ""
-    steered, plain = (_mean(results[arm], "effect") for arm in (method, "none"))
-    back = _mean(results[method], "reverse")
+    steered, plain = (mean_of(results[arm], "effect") for arm in (method, "none"))
+    back = mean_of(results[method], "reverse")
     return f"{steered:.0%} of the steered texts have the concept, {back:.0%} when it is negated, {plain:.0%} without."
 
 
 def _measures_table(results: "Results", arms: Mapping[str, Arm]) -> Table:
     keys = ("effect", "reverse", "damage", "text_cost", "accuracy", "layer", "strength")
-    rows = [[arm, arms[arm].role, *(f"{_mean(seeds, key):.3g}" for key in keys)] for arm, seeds in results.items()]
+    rows = [[arm, arms[arm].role, *(f"{mean_of(seeds, key):.3g}" for key in keys)] for arm, seeds in results.items()]
     return Table(
         title="Steering at the chosen layer and strength",
         columns=["arm", "role", *(key.replace("_", " ") for key in keys)],
@@ -294,7 +291,7 @@ def _effects(results: "Results", method: str) -> Figure:
             if key == "reverse" and arm != method:
                 continue
             values = [seed[key] for seed in seeds]
-            bars[label] = (_mean(seeds, key), min(values), max(values))
+            bars[label] = (mean_of(seeds, key), min(values), max(values))
     return bars_with_intervals(
         "effects",
         bars,
