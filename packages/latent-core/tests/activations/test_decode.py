@@ -18,6 +18,7 @@ from latent.core.activations.decode import (
     Sampling,
     SoftToken,
     decode,
+    loop,
     prefill,
     readout,
     replay,
@@ -406,6 +407,34 @@ def test_a_fixed_cache_changes_nothing(model, padded):
     torch.testing.assert_close(both[0].states, both[1].states, **CLOSE)
     with torch.enable_grad(), pytest.raises(ConfigError, match="keeps no gradients"):
         decode(model, memory, static=True, **settings)
+
+
+def test_room_that_runs_out_changes_nothing(model, padded, monkeypatch):
+    """Without gradients a loop writes columns into room of its own; with them each step makes new tensors."""
+    monkeypatch.setattr(loop, "_SPARE", 3)
+    memory = prefill(model, *padded)
+    held = [(layer.keys.clone(), layer.values.clone()) for layer in memory.cache.layers]
+    settings = {"latent_steps": THOUGHTS, "max_new_tokens": 6, "stop": ()}
+    written = decode(model, memory, **settings)
+    with torch.enable_grad():
+        made = decode(model, memory, **settings)
+    assert torch.equal(written.tokens, made.tokens)
+    torch.testing.assert_close(written.states, made.states, **CLOSE)
+    for one, other in zip(written.memory.cache.layers, made.memory.cache.layers, strict=True):
+        torch.testing.assert_close((one.keys, one.values), (other.keys, other.values), **CLOSE)
+    for layer, (keys, values) in zip(memory.cache.layers, held, strict=True):
+        assert torch.equal(layer.keys, keys)
+        assert torch.equal(layer.values, values)
+
+
+def test_what_goes_on_from_one_memory_is_apart(model, padded):
+    start = decode(model, prefill(model, *padded), max_new_tokens=4, stop=()).memory
+    thoughts = decode(model, start, latent_steps=5)
+    held = [layer.keys.clone() for layer in thoughts.memory.cache.layers]
+    words = decode(model, start, max_new_tokens=5, stop=())
+    assert not torch.allclose(thoughts.states[:, -1], words.states[:, -1], atol=1e-3)
+    for layer, keys in zip(thoughts.memory.cache.layers, held, strict=True):
+        assert torch.equal(layer.keys, keys)
 
 
 @pytest.mark.compile

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-__all__ = ["fixed", "gathered", "growing", "shared"]
+__all__ = ["fixed", "gathered", "growing", "roomy", "shared"]
 
 
 def gathered(value: Tensor, order: Tensor) -> Tensor:
@@ -41,13 +41,32 @@ def fixed(cache: Any, columns: int) -> Any:
     return new
 
 
+def roomy(cache: Any, spare: int) -> Any:
+    """Return a cache for one loop without gradients: the columns of `cache` are not copied in each step.
+
+    There is room for `spare` columns more whenever there is none left.
+    """
+    from transformers.cache_utils import Cache
+
+    from latent.core.activations.decode.layers import RoomyLayer
+
+    return Cache(
+        layers=[
+            RoomyLayer(layer.keys, layer.values, spare) if layer.is_initialized else copy.copy(layer)
+            for layer in cache.layers
+        ]
+    )
+
+
 def growing(cache: Any, columns: int) -> Any:
-    """Return the first columns of a cache of fixed size as one that grows."""
+    """Return the first columns of a cache that owns its tensors, and is not used after, as one that can be shared."""
     from transformers.cache_utils import DynamicCache, DynamicLayer
 
     new = DynamicCache()
     for layer in cache.layers:
         other = DynamicLayer()
-        other.update(layer.keys[:, :, :columns], layer.values[:, :, :columns])
+        if layer.is_initialized:
+            other.lazy_initialization(layer.keys, layer.values)
+            other.keys, other.values = layer.keys[:, :, :columns], layer.values[:, :, :columns]
         new.layers.append(other)
     return new

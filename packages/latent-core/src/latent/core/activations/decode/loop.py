@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from latent.core.activations.decode.caches import fixed, growing, shared
+from latent.core.activations.decode.caches import fixed, growing, roomy, shared
 from latent.core.activations.decode.feedback import Feedback, NormMatched, Thought
 from latent.core.activations.decode.language import Reader, embed
 from latent.core.activations.decode.ledger import Ledger
@@ -23,6 +23,7 @@ __all__ = ["decode"]
 NOTHING = slice(0, 0)
 GREEDY = Sampling()
 _ROOM = 64  # a static cache has a multiple of this many columns, so that calls of similar length share a compilation
+_SPARE = 64  # most columns that are made room for at a time: what is not filled in the end is lost memory
 
 Mix = Callable[[Tensor], Tensor]
 
@@ -192,7 +193,11 @@ class _Loop:
         room = -(-room // _ROOM) * _ROOM if static else room
         # Rows that have ended go on with inputs that nobody looks at, and which are taken out at the end.
         self.mask = nn.functional.pad(start.mask.long(), (0, room - self.width), value=1)
-        self.cache = fixed(start.cache, room) if static else shared(start.cache)
+        self.owns_cache = static or not torch.is_grad_enabled()  # a graph of gradients needs new tensors in each step
+        if static:
+            self.cache = fixed(start.cache, room)
+        else:
+            self.cache = roomy(start.cache, min(plan.steps, _SPARE)) if self.owns_cache else shared(start.cache)
 
     def run(self) -> None:
         """Make all steps."""
@@ -310,7 +315,7 @@ class _Loop:
         ledger = replace(ledger, passes=self.reader.passes, seconds=seconds)
         steps = torch.arange(read, device=tokens.device)
         memory = self.start.extended(
-            growing(self.cache, self.width + read) if self.static else self.cache,
+            growing(self.cache, self.width + read) if self.owns_cache else self.cache,
             positions=self.start.next_positions.unsqueeze(1) + steps,
             tokens=tokens[:, :read],
             vectors=vectors,
