@@ -14,7 +14,7 @@ from latent.reason.rewards import ExactReward
 
 SEARCHES = {
     "greedy": LatentSeekConfig(rho=0.3, max_updates=0),
-    "gradient": LatentSeekConfig(rho=0.3, learning_rate=0.7),
+    "gradient": LatentSeekConfig(rho=0.3, learning_rate=0.5),
     "noise, variance 1": LatentSeekConfig(rho=0.3, search="noise"),
     "noise, variance 400": LatentSeekConfig(rho=0.3, search="noise", noise=20.0),
     "sampled again": LatentSeekConfig(rho=0.3, search="resample", temperature=2.0),

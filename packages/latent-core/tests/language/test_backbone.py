@@ -17,6 +17,7 @@ from latent.core.language.training import (
     byte_ids,
     byte_tokenizer,
     small_llama,
+    spread_at,
     trained,
     word_tokenizer,
 )
@@ -26,6 +27,11 @@ from latent.core.run.context import ArmContext
 @pytest.fixture(scope="module")
 def backbone():
     return Backbone(small_llama(0, vocabulary=259, width=32, layers=2).eval(), byte_tokenizer(), "tiny")
+
+
+def test_first_weights_are_smaller_in_wider_models():
+    assert spread_at(64, 0.1) == 0.1
+    assert spread_at(256, 0.1) == 0.05
 
 
 def test_bytes_are_tokens_and_come_back():

@@ -35,6 +35,7 @@ __all__ = [
     "byte_ids",
     "byte_tokenizer",
     "small_llama",
+    "spread_at",
     "trained",
     "word_tokenizer",
 ]
@@ -162,6 +163,16 @@ def small_llama(
     )
     with isolated(seed, "small llama"):
         return LlamaForCausalLM(config)
+
+
+def spread_at(width: int, narrow: float) -> float:
+    """Return the standard deviation of first weights for a width: `narrow` at 64, and less by the square root above.
+
+    The usual 0.02 fits models that are a thousand wide. One of 64 takes several times as many updates with it, and a
+    wide one with `narrow`.
+    """
+    spread: float = narrow * (64 / width) ** 0.5
+    return spread
 
 
 def byte_tokenizer() -> "PreTrainedTokenizerBase":

@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from latent.core.config import setting
 from latent.core.contract import Batch, Source
 from latent.core.errors import ConfigError
 from latent.core.language import Backbone
-from latent.core.language.training import IGNORED, trained, word_tokenizer
+from latent.core.language.training import IGNORED, small_llama, spread_at, trained, word_tokenizer
 from latent.core.run.context import ArmContext
-from latent.core.run.seed import generator, isolated
+from latent.core.run.seed import generator
 from latent.reason.data.problem import Problem, Problems
 from latent.reason.grading import final_answer
 
@@ -142,38 +142,25 @@ class ChainModel:
 
 
 def chains_backbone(context: ArmContext, config: ChainModel | None = None) -> Backbone:
-    """Return a small GPT-2 of the language, trained once for all methods and arms of a seed."""
+    """Return a small Llama of the language, trained once for all methods and arms of a seed."""
     config = ChainModel() if config is None else config
+    size = _FIRST + len(WORDS)
     return trained(
         context,
-        lambda: _network(context.seed, config.width, config.layers),
+        lambda: small_llama(
+            context.seed,
+            vocabulary=size,
+            width=config.width,
+            layers=config.layers,
+            longest=128,
+            spread=spread_at(config.width, 0.08),
+        ),
         word_tokenizer(WORDS),
         ChainTexts(config.rows, config.fewest, config.most, config.direct, config.untaught),
         steps=config.steps,
         learning_rate=config.learning_rate,
         name="chains",
     )
-
-
-def _network(seed: int, width: int, layers: int) -> nn.Module:
-    """Return a GPT-2 with random weights: with learned places it finds an operand by where it stands, sooner."""
-    from transformers import GPT2Config, GPT2LMHeadModel
-
-    config = GPT2Config(
-        vocab_size=_FIRST + len(WORDS),
-        n_embd=width,
-        n_layer=layers,
-        n_head=4,
-        n_positions=128,
-        initializer_range=0.08,  # the usual 0.02 is made for wider models: here it takes four times as many updates
-        resid_pdrop=0.0,
-        embd_pdrop=0.0,
-        attn_pdrop=0.0,
-        bos_token_id=_BEGIN,
-        eos_token_id=_END,
-    )
-    with isolated(seed, "chains"):
-        return GPT2LMHeadModel(config)
 
 
 def chains(

@@ -21,7 +21,7 @@ import torch
 from latent.core.config import setting
 from latent.core.contract import Batch, Source
 from latent.core.language import Backbone
-from latent.core.language.training import IGNORED, small_llama, trained, word_tokenizer
+from latent.core.language.training import IGNORED, small_llama, spread_at, trained, word_tokenizer
 from latent.core.run.context import ArmContext
 from latent.core.run.seed import derive, generator
 from latent.reason.data.problem import Problem, Problems
@@ -99,7 +99,12 @@ def countdown_backbone(context: ArmContext, config: CountdownModel | None = None
     return trained(
         context,
         lambda: small_llama(
-            context.seed, vocabulary=3 + len(WORDS), width=config.width, layers=config.layers, longest=256, spread=0.1
+            context.seed,
+            vocabulary=3 + len(WORDS),
+            width=config.width,
+            layers=config.layers,
+            longest=256,
+            spread=spread_at(config.width, 0.1),
         ),
         word_tokenizer(WORDS),
         SearchTexts(config.searches, config.rows, config.tries),

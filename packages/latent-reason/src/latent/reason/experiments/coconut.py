@@ -23,7 +23,8 @@ from latent.core.language.training import byte_tokenizer, small_llama, word_toke
 from latent.core.metrics.stats import wilson
 from latent.core.report.claims import Below, Claim, Control, Exceeds, judge
 from latent.core.report.figures import Figure, bars_with_intervals
-from latent.core.report.report import Report, Table
+from latent.core.report.measures import measures_table
+from latent.core.report.report import Report
 from latent.core.run.context import ArmContext
 from latent.core.run.experiment import Arm, ArmResult
 from latent.reason.backbones import load
@@ -96,8 +97,8 @@ PRESETS: Mapping[str, Experiment] = {
     "smoke": Experiment(width=32, examples=500, tests=64, rows=16, written=20, updates=5, last=10),
     "cpu": Experiment(),
     "gpu": Experiment(
-        problems="prosqa", width=512, layers=12, spread=0.02, examples=20_000, tests=500, rows=128, written=470,
-        updates=310, last=940, most=6, mixing=0.0, tokens=96, markers=True,
+        problems="prosqa", width=640, layers=8, spread=0.02, examples=20_000, tests=500, rows=128, written=470,
+        updates=250, last=600, most=6, mixing=0.0, tokens=96, markers=True,
         training=CoconutTraining(learning_rate=5e-4, warmup=100),
     ),
     "paper": Experiment(
@@ -354,7 +355,7 @@ def experiment(config: Experiment, context: "RunContext") -> Report:
         summary="" if len(context.seeds) > 2 else _headline(results),
         verdicts=[judge(claim, results) for claim in CLAIMS if set(claim.arms) <= set(results)],
         numbers={f"{arm} accuracy": fmean(each["accuracy"] for each in seeds) for arm, seeds in results.items()},
-        tables=[_measures(results)],
+        tables=[measures_table(results, MEASURES)],
         figures=_bars(results),
         notes=_notes(context, results),
     )
@@ -363,20 +364,6 @@ def experiment(config: Experiment, context: "RunContext") -> Report:
 def _headline(results: "Results") -> str:
     found = {arm: fmean(each["accuracy"] for each in seeds) for arm, seeds in results.items()}
     return "Accuracy: " + ", ".join(f"{arm} {value:.1%}" for arm, value in found.items()) + "."
-
-
-def _measures(results: "Results") -> Table:
-    rows: list[list[str | float | None]] = []
-    for key in MEASURES:
-        values = [[each[key] for each in seeds if key in each] for seeds in results.values()]
-        if any(values):
-            rows.append([key.replace("_", " "), *(f"{fmean(some):.3g}" if some else None for some in values)])
-    return Table(
-        title="Measures",
-        columns=["measure", *results],
-        rows=rows,
-        note=" ".join(f"{key.replace('_', ' ').capitalize()}: {text}" for key, text in MEASURES.items()),
-    )
 
 
 def _bars(results: "Results") -> list[Figure]:

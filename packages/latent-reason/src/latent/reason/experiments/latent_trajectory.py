@@ -7,7 +7,7 @@ selection makes of it: thresholds are calibrated on 30 % of the puzzles and used
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING
@@ -21,7 +21,8 @@ from latent.core.errors import ConfigError
 from latent.core.language import Backbone
 from latent.core.report.claims import AtLeast, AtMost, Claim, Control, Exceeds, judge
 from latent.core.report.figures import Figure, bars_with_intervals
-from latent.core.report.report import Report, Table
+from latent.core.report.measures import mean_of, measures_table
+from latent.core.report.report import Report
 from latent.core.run.context import ArmContext
 from latent.core.run.experiment import Arm, ArmResult
 from latent.core.run.seed import generator
@@ -73,7 +74,7 @@ PRESETS: Mapping[str, Experiment] = {
     "cpu": Experiment(),
     "gpu": Experiment(
         count=2000,
-        countdown=CountdownModel(width=512, layers=12, steps=6000, rows=256, searches=500_000, learning_rate=1e-3),
+        countdown=CountdownModel(width=640, layers=8, steps=3000, rows=256, searches=500_000, learning_rate=1e-3),
     ),
     "paper": Experiment(
         backbone="Qwen/Qwen3-14B",
@@ -404,15 +405,11 @@ def experiment(config: Experiment, context: "RunContext") -> Report:
         config=config,
         summary="" if len(context.seeds) > 2 else _headline(results),
         verdicts=[judge(claim, results) for claim in CLAIMS if set(claim.arms) <= set(results)],
-        numbers={f"{arm} area": _mean(seeds, "area") for arm, seeds in results.items() if "area" in seeds[0]},
-        tables=[_table(results)],
+        numbers={f"{arm} area": mean_of(seeds, "area") for arm, seeds in results.items() if "area" in seeds[0]},
+        tables=[measures_table(results, MEASURES)],
         figures=[_figure(results)] if any("area" in seeds[0] for seeds in results.values()) else [],
         notes=[f"Seeds {', '.join(map(str, context.seeds))}.", *context.reservations],
     )
-
-
-def _mean(seeds: Sequence[Mapping[str, float]], key: str) -> float:
-    return fmean(seed[key] for seed in seeds)
 
 
 def _headline(results: "Results") -> str:
@@ -426,25 +423,12 @@ def _headline(results: "Results") -> str:
     )
 
 
-def _table(results: "Results") -> Table:
-    keys = [key for key in MEASURES if any(key in seeds[0] for seeds in results.values())]
-    return Table(
-        title="Arms",
-        columns=["arm", *(key.replace("_", " ") for key in keys)],
-        rows=[
-            [arm, *(f"{_mean(seeds, key):.3f}" if key in seeds[0] else None for key in keys)]
-            for arm, seeds in results.items()
-        ],
-        note=" ".join(f"{key.replace('_', ' ').capitalize()}: {text}" for key, text in MEASURES.items()),
-    )
-
-
 def _figure(results: "Results") -> Figure:
     bars = {}
     for arm, seeds in results.items():
         if "area" in seeds[0]:
             ends = torch.stack([results.arrays(arm, index)["interval"] for index in range(len(seeds))]).mean(0)
-            bars[arm] = (_mean(seeds, "area"), *ends.tolist())
+            bars[arm] = (mean_of(seeds, "area"), *ends.tolist())
     return bars_with_intervals(
         "areas",
         bars,
