@@ -1,5 +1,8 @@
 """Features of a dictionary: added, clamped and scaled along its directions; what it does not explain stays."""
 
+import copy
+from types import SimpleNamespace
+
 import pytest
 import torch
 from jaxtyping import TypeCheckError
@@ -9,6 +12,7 @@ from latent.core.activations import Add, AddFeature, ClampFeature, ScaleFeature,
 from latent.core.errors import ConfigError, LatentError, ShapeError
 from latent.core.nn import SparseAutoencoder, SparseAutoencoderConfig
 from latent.core.run.seed import generator, isolated
+from latent.core.testing.devices import assert_alike
 
 SITE = "layers.1.resid_post"
 
@@ -167,6 +171,17 @@ def test_half_precision_activations_keep_their_dtype(llama, ids, sae):
     assert new.dtype == torch.bfloat16
     assert torch.equal(new[0], h[0])
     torch.testing.assert_close(new[1].float(), h[1].float() + 3 * sae.decoder[5], atol=0.05, rtol=0.02)
+
+
+@pytest.mark.parametrize("module", [True, False])
+def test_a_dictionary_is_asked_where_the_activations_are(llama, ids, sae, module):
+    def work(device):
+        model, moved = copy.deepcopy(llama).to(device), copy.deepcopy(sae).to(device)
+        dictionary = moved if module else SimpleNamespace(encode=moved.encode, decode=moved.decode)
+        with edit(model, {SITE: [ClampFeature(dictionary, 3, 2.0), AddFeature(dictionary, [4, 5], [1.0, -2.0])]}):
+            return model(ids.to(device)).logits
+
+    assert_alike(work)
 
 
 def test_gradients_reach_the_value(llama, ids, sae):

@@ -12,6 +12,7 @@ import torch
 
 from latent.core.activations import ActivationReader, ActivationWriter, Add, capture, edit
 from latent.core.errors import FormatError, LatentError, RunFolderError, ShapeError, UnknownName
+from latent.core.testing.devices import other_device
 
 SITES = ["layers.0.resid_post", "layers.2.mlp_out"]
 
@@ -56,6 +57,8 @@ def test_rows_on_disk_are_those_of_memory(llama, passes, tmp_path, positions, me
         index = torch.randperm(count, generator=torch.Generator().manual_seed(0))
         expected = torch.cat([each[SITES[1]] for each in acts.passes])[index]
         assert torch.equal(reader.rows(SITES[1], index), expected)
+        with other_device() as device:
+            assert torch.equal(reader.rows(SITES[1], index.to(device)), expected)
 
 
 def test_batches_are_full_until_the_last(llama, passes, tmp_path):

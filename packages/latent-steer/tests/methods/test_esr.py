@@ -180,11 +180,11 @@ def test_further_operations_find_what_steering_made_and_act_at_the_same_tokens(t
 
 def test_the_noise_of_a_seed_samples_the_model_s_distribution():
     logits = torch.tensor([[1.0, 0.0, 2.0, -1.0]])
-    noise = _OwnNoise(range(4000), 0.7)
+    noise = _OwnNoise(range(4000), 0.7, CPU)
     drawn = noise(torch.zeros(4000, 1), logits.expand(4000, -1)).argmax(-1)
     share_of = drawn.bincount(minlength=4) / 4000
     torch.testing.assert_close(share_of, (logits[0] / 0.7).softmax(-1), atol=0.025, rtol=0)
-    again = _OwnNoise([7], 0.7)(torch.zeros(1, 1), logits).argmax(-1)
+    again = _OwnNoise([7], 0.7, CPU)(torch.zeros(1, 1), logits).argmax(-1)
     assert again[0] == drawn[7]
 
 

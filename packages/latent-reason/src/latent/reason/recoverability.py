@@ -86,10 +86,10 @@ class LinearScore:
         scale = scale.where(scale > 1e-9 * mean.abs().clamp_min(1e-30), 1.0)
         x = (x - mean) / scale
         if x.shape[1] <= len(x):
-            found = _newton(x, labels.double(), 1 / strength)
+            found = _newton(x, labels.to(x), 1 / strength)
             return cls(mean, scale, found[:-1], found[-1])
         left, values, right = torch.linalg.svd(x, full_matrices=False)
-        found = _newton(left * values, labels.double(), 1 / strength)
+        found = _newton(left * values, labels.to(x), 1 / strength)
         return cls(mean, scale, right.mT @ found[:-1], found[-1])
 
 
@@ -133,9 +133,9 @@ def auroc(scores: Tensor, labels: Tensor, strata: Sequence[Hashable] | None = No
     """
     names = {name: place for place, name in enumerate(dict.fromkeys(strata or ()))}
     groups = (
-        torch.tensor([names[each] for each in strata], device=scores.device) if strata else torch.zeros_like(labels)
+        torch.tensor([names[each] for each in strata], device=scores.device) if strata else torch.zeros_like(scores)
     )
-    found = area_within(scores, labels, groups)
+    found = area_within(scores, labels.to(scores.device), groups)
     if math.isnan(found):
         raise ConfigError("No success can be compared with a failure.", hint="Score more rows.")
     return found
@@ -290,7 +290,7 @@ def routed(scores: Tensor, cheap: Tensor, dear: Tensor, share: float) -> tuple[f
     """
     number = round(share * len(scores))
     sent = torch.zeros_like(cheap)
-    sent[scores.argsort(stable=True)[:number]] = True
+    sent[scores.argsort(stable=True)[:number].to(sent.device)] = True
     chosen = torch.where(sent, dear, cheap).double().mean()
     part = number / len(scores)
     return float(chosen), float(part * dear.double().mean() + (1 - part) * cheap.double().mean())

@@ -45,7 +45,8 @@ class Drawn:
 
     def of(self, questions: Tensor) -> "Drawn":
         """Return the samples of some questions, int64 `(questions,)`."""
-        return Drawn(self.good[questions], self.correct[questions], self.tokens[questions], self.voted[questions])
+        rows = questions.to(self.good.device)
+        return Drawn(self.good[rows], self.correct[rows], self.tokens[rows], self.voted[rows])
 
 
 @dataclass(frozen=True)

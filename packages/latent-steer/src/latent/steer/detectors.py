@@ -78,8 +78,8 @@ def contrastive_latents(
         "gap": (gap > 0, gap),
         "auc": (auc > 0.5, auc + gap / (gap.abs().max() + 1) * 1e-6),  # the gap decides between equals
     }[rule]
-    best = [latent for latent in order.argsort(descending=True).tolist() if allowed[latent]]
-    return Detectors(best[:k], gap, auc, silent, fires)
+    ranked = order.argsort(descending=True)
+    return Detectors(ranked[allowed[ranked]][:k].tolist(), gap, auc, silent, fires)
 
 
 @torch.no_grad()

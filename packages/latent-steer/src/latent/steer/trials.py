@@ -301,7 +301,8 @@ def _write(
     inputs: dict[str, Any] = dict(backbone.encode([order.prompt for order in orders]))
     last = inputs["attention_mask"].sum(1) - 1
     if sampling.temperature > 0:
-        inputs["logits_processor"] = [_OwnNoise([order.seed for order in orders], sampling.temperature)]
+        seeds = [order.seed for order in orders]
+        inputs["logits_processor"] = [_OwnNoise(seeds, sampling.temperature, backbone.device)]
     if sampling.repetition_penalty != 1:
         inputs["repetition_penalty"] = sampling.repetition_penalty
     places = slice(last, None)
@@ -336,16 +337,17 @@ def _placed(extra: Extra, places: slice) -> dict[str, list[Op]]:
 class _OwnNoise:
     """Adds to each row's logits the noise of its seed, so that the greatest is a sample at a temperature.
 
-    argmax(log p - log E) with E exponential is a sample of p (Gumbel's trick).
+    argmax(log p - log E) with E exponential is a sample of p (Gumbel's trick). It is drawn where the logits are: on the
+    CPU it would take longer than the model does, for many rows and a large vocabulary.
     """
 
-    def __init__(self, seeds: Iterable[int], temperature: float) -> None:
-        self._streams = [generator(seed, "trial") for seed in seeds]
+    def __init__(self, seeds: Iterable[int], temperature: float, device: torch.device) -> None:
+        self._streams = [generator(seed, "trial", device=device) for seed in seeds]
         self._temperature = temperature
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Return the logits with noise, `(rows, vocabulary)`."""
-        noise = torch.empty(scores.shape)
+        noise = torch.empty(scores.shape, device=scores.device)
         for row, stream in zip(noise, self._streams, strict=True):
             row.exponential_(generator=stream)
         noise = noise.clamp_min_(torch.finfo(noise.dtype).tiny).log_()

@@ -71,12 +71,12 @@ class _Feature(Op):
                 f"A {type(self.sae).__name__} does not say for which width it is made, before it is used.",
                 hint="Set its attribute `hidden` to the width of the activations.",
             )
-        return _directions(self.sae, self.index, width)
+        return _directions(self.sae, self.index, width, torch.device("cpu"))
 
     def rows_of(self, hidden: Tensor) -> Tensor:
         """Return `directions`, of which the width is known here."""
         if "directions" not in vars(self):
-            vars(self)["directions"] = _directions(self.sae, self.index, hidden.shape[-1])
+            vars(self)["directions"] = _directions(self.sae, self.index, hidden.shape[-1], hidden.device)
         return self.directions
 
     def coefficients(self, hidden: Tensor) -> Tensor:
@@ -200,15 +200,17 @@ def matched_random(
 _UNIT = 1024.0  # a direction may be small beside the constant of a decoder; a power of two leaves its digits
 
 
-def _directions(sae: Dictionary, index: Tensor, width: int) -> Tensor:
+def _directions(sae: Dictionary, index: Tensor, width: int, device: torch.device) -> Tensor:
     """Return the rows of a dictionary's decoder, `(k, width)`, in its dtype.
+
+    It is asked where its weights are, and on `device` when it does not show them.
 
     Raises:
         ShapeError: When it encodes no vectors of this width, has not these latents or decodes to another width.
         LatentError: When a latent does not add its direction times its value.
     """
     first = next(sae.parameters(), None) if isinstance(sae, nn.Module) else None
-    like = torch.zeros(()) if first is None else first
+    like = torch.zeros((), device=device) if first is None else first
     with torch.inference_mode(mode=False), torch.no_grad():  # they are kept, and used in any mode
         latents = sae.encode(like.new_zeros(1, width)).shape[-1]
         if int(index.max()) >= latents:

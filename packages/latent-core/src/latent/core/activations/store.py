@@ -147,13 +147,14 @@ class ActivationReader:
             yield _joined(waiting)
 
     def rows(self, site: str, index: Tensor) -> Tensor:
-        """Return chosen rows of a site, in the order of `index`, int64 `(n,)`: any order, also random.
+        """Return chosen rows of a site on the CPU, in the order of `index`, int64 `(n,)`: any order, also random.
 
         Raises:
             UnknownName: When the site was not written.
             ShapeError: When there are no such rows, or they differ in shape.
         """
         self._check((site,))
+        index = index.cpu()
         if not len(index) or int(index.min()) < 0 or int(index.max()) >= len(self):
             raise ShapeError(f"Rows {shown(index.tolist())} were asked for; there are {len(self)}.")
         found: list[tuple[Tensor, Tensor]] = []

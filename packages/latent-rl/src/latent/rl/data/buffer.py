@@ -267,7 +267,8 @@ class TransitionSource(Source):
             later = rows + later.to(self._device, non_blocking=True)
             later = torch.minimum(later, self._end.index_select(0, rows))
             batch["future_obs"] = self._next_obs.index_select(0, later)
-        return {key: value.to(device, non_blocking=True) for key, value in batch.items()}
+        # A copy to the CPU that nobody waits for may be read before it is there.
+        return {key: value.to(device, non_blocking=device.type != "cpu") for key, value in batch.items()}
 
 
 def _check(tensors: Mapping[str, Tensor]) -> None:

@@ -72,16 +72,18 @@ class HeadShift(Op):
     def change(self, hidden: Tensor, weight: Number, rows: Rows) -> Tensor:
         """Return `hidden` moved."""
         rows.fit(self.step)
+        step = self.step.to(hidden.device)
         if self.base == -1:
-            return hidden + weight * self.step.sum(0).to(hidden.dtype)
+            return hidden + weight * step.sum(0).to(hidden.dtype)
         factors = 1 + self.base - self.probabilities(hidden)
-        moved = torch.einsum("...ch,chd->...hd", factors, self._by_head(self.step))
+        moved = torch.einsum("...ch,chd->...hd", factors, self._by_head(step))
         return hidden + weight * moved.flatten(-2).to(hidden.dtype)
 
     def probabilities(self, hidden: Tensor) -> Tensor:
         """Return each probe's probability of the concept, float32 `(..., clusters, heads)`."""
-        logits = torch.einsum("...hd,chd->...ch", self._by_head(hidden), self._by_head(self.weight))
-        return (logits + self.bias.float()).sigmoid()
+        weight, bias = self.weight.to(hidden.device), self.bias.to(hidden.device)
+        logits = torch.einsum("...hd,chd->...ch", self._by_head(hidden), self._by_head(weight))
+        return (logits + bias.float()).sigmoid()
 
     def _by_head(self, value: Tensor) -> Tensor:
         return value.float().unflatten(-1, (self.bias.shape[-1], -1))

@@ -83,7 +83,8 @@ class Contrast:
     def shuffled(self, generator: torch.Generator) -> "Contrast":
         """Return the contrast with the two texts of a random half of the pairs exchanged: a control."""
         count = len(self.positive)
-        turned = set(torch.randperm(count, generator=generator)[: count // 2].tolist())
+        order = torch.randperm(count, generator=generator, device=generator.device)
+        turned = set(order[: count // 2].tolist())
         positive, negative = (
             tuple((other if index in turned else own)[index] for index in range(count))
             for own, other in ((self.positive, self.negative), (self.negative, self.positive))

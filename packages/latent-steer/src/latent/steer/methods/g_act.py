@@ -172,8 +172,7 @@ class GACT(Model, Estimator, Intervenes):
         held_out, kept = order[: len(h) // 5], order[len(h) // 5 :]
         mean, scale = h[kept].mean(0), h[kept].std(0, correction=0).clamp_min(1e-6)
         x = (h - mean) / scale
-        weight = torch.zeros_like(self.weight, requires_grad=True)
-        bias = torch.zeros_like(self.bias, requires_grad=True)
+        weight, bias = (torch.zeros_like(v, device=h.device, requires_grad=True) for v in (self.weight, self.bias))
         optimiser = torch.optim.Adam([weight, bias], lr=self.config.learning_rate)
         best, chosen = float("inf"), (weight.detach().clone(), bias.detach().clone())
         for _ in range(self.config.steps):
@@ -209,10 +208,11 @@ class GACT(Model, Estimator, Intervenes):
         """
         check_width(differences, self.config)
         check_width(neutral, self.config)
-        labels = torch.cdist(differences.float(), self.centroids).argmin(1)
+        d, h = (rows.to(self.weight) for rows in (differences, neutral))
+        labels = torch.cdist(d, self.centroids).argmin(1)
         weight, bias = (value.clone().requires_grad_() for value in (self.weight, self.bias))
         with torch.enable_grad():
-            loss = cross_entropy(neutral.float() @ weight.mT + bias, labels)
+            loss = cross_entropy(h @ weight.mT + bias, labels)
         to_weight, to_bias = torch.autograd.grad(loss, [weight, bias])
         with torch.no_grad():
             self._set_probe(weight - learning_rate * to_weight, bias - learning_rate * to_bias)
