@@ -90,10 +90,11 @@ def test_every_setting_metric_arm_and_claim_is_documented(method, read):
     for key, sentence in getattr(learner, "METRICS", {}).items():
         assert f"`{key}`" in text, key
         assert sentence
-    for name in module.ARMS:
-        assert f"`{name}`" in text, name
+    for name, arm in module.ARMS.items():
+        assert f"| `{name}` | {arm.role} | {arm.summary} |" in text, name
     for claim in module.CLAIMS:
-        assert f"`{claim.id}`" in text, claim.id
+        controls = "; ".join(control.summary for control in claim.controls)
+        assert f"| `{claim.id}` | {claim.statement} | `{claim.check.text()}` | {controls} |" in text, claim.id
     for heading in (
         "Claim",
         "When to use it",

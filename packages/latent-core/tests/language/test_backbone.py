@@ -29,6 +29,14 @@ def backbone():
     return Backbone(small_llama(0, vocabulary=259, width=32, layers=2).eval(), byte_tokenizer(), "tiny")
 
 
+def test_an_untrained_backbone_is_the_same_network_with_other_weights(backbone):
+    first, again, other = backbone.untrained(3), backbone.untrained(3), backbone.untrained(4)
+    assert first.fingerprint == again.fingerprint != other.fingerprint
+    assert first.fingerprint != backbone.fingerprint
+    assert first.model.config.to_dict() == backbone.model.config.to_dict()
+    assert not any(p.requires_grad for p in first.model.parameters())
+
+
 def test_first_weights_are_smaller_in_wider_models():
     assert spread_at(64, 0.1) == 0.1
     assert spread_at(256, 0.1) == 0.05

@@ -1,10 +1,11 @@
 """A causal language model of transformers with its tokenizer: texts in padded batches, sampling, likelihood."""
 
 import contextlib
+import copy
 import functools
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,6 +84,15 @@ class Backbone:
         """Number of layers."""
         config: Any = self.model.config
         return int(config.get_text_config().num_hidden_layers)
+
+    def untrained(self, seed: int) -> "Backbone":
+        """Return the same architecture with random weights: a control of what training has put in."""
+        kind: Any = type(self.model)
+        config: Any = self.model.config
+        with isolated(seed, "untrained"):
+            model = kind(copy.deepcopy(config))
+        model = model.to(next(self.model.parameters())).eval().requires_grad_(requires_grad=False)
+        return replace(self, model=model, name=f"{self.name} with random weights")
 
     def encode(self, texts: Sequence[str], *, longest: int = 0, special: bool = True) -> dict[str, Tensor]:
         """Return ids and mask of texts, padded on the left, and what else `inputs` returns, int64 `(rows, time)`.

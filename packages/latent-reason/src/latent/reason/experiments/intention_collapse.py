@@ -5,8 +5,10 @@ last token of the question. Beside it: the state after the answer, where nothing
 which is the same for all; random numbers; and questions of several lengths, where the length alone tells something.
 """
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from statistics import fmean
 from typing import TYPE_CHECKING
 
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
     from latent.core.run.runner import Results, RunContext
 
 __all__ = ["ARMS", "CLAIMS", "MEASURES", "PRESETS", "Experiment", "experiment", "run_arm"]
+
+_KINDS = 500
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,8 +87,14 @@ ARMS: Mapping[str, Arm] = {
     "intention": Arm("method", "States at the last token of the question.", quick=True),
     "after": Arm("control", "States at the token that ends the answer.", quick=True),
     "first": Arm("control", "States at the first token of the question.", quick=True),
+    "untrained": Arm("control", "States of the same network with random weights.", quick=True),
+    "words": Arm(
+        "control", "Which words a question has, and which stand side by side, in place of the states.", quick=True
+    ),
     "gaussian": Arm("control", "Random numbers in place of the states."),
     "mixed": Arm("control", "Questions of several lengths: longer ones fail more often."),
+    "mixed-untrained": Arm("control", "The same questions, read by the network with random weights."),
+    "mixed-words": Arm("control", "The words of the same questions."),
 }
 CLAIMS = (
     Claim(
@@ -94,6 +104,8 @@ CLAIMS = (
         paper_value="AUROC .52 to .69 (CV), .48 to .86 (held out)",
         check=AtLeast(arm="intention", measure="recov", value=0.65),
         controls=(
+            Control(arm="untrained", measure="recov", summary="random weights"),
+            Control(arm="words", measure="recov", summary="words of the question"),
             Control(arm="intention", measure="shuffled", summary="shuffled labels"),
             Control(arm="first", measure="recov", summary="first token"),
             Control(arm="gaussian", measure="recov", summary="random numbers"),
@@ -106,6 +118,8 @@ CLAIMS = (
         paper_value="3 of 9 cells exclude chance",
         check=Exceeds(arm="intention", measure="low", over=("first", "recov")),
         controls=(
+            Control(arm="untrained", measure="low", summary="random weights"),
+            Control(arm="words", measure="low", summary="words of the question"),
             Control(arm="first", measure="low", summary="first token"),
             Control(arm="gaussian", measure="low", summary="random numbers"),
         ),
@@ -151,7 +165,11 @@ CLAIMS = (
         source="no paper: a matched control",
         paper_value="not given",
         check=AtLeast(arm="mixed", measure="within", value=0.6),
-        controls=(Control(arm="mixed", measure="length_within", summary="the length alone"),),
+        controls=(
+            Control(arm="mixed-untrained", measure="within", summary="random weights"),
+            Control(arm="mixed-words", measure="within", summary="words of the question"),
+            Control(arm="mixed", measure="length_within", summary="the length alone"),
+        ),
     ),
 )  # fmt: skip
 MEASURES: Mapping[str, str] = {
@@ -229,7 +247,7 @@ def run_arm(arm: str, config: Experiment, context: ArmContext) -> ArmResult:
         context, config.chains
     )  # fmt: skip
     solver = IntentionCollapse(config.method, backbone)
-    done = _Answered.by(solver, _problems(config, context, mixed=arm == "mixed"), config, context)
+    done = _Answered.by(solver, _problems(config, context, mixed=arm.startswith("mixed")), config, context)
     intention = _states(arm, solver, done, context)
     found = _recov(solver, intention, done.steps, context)
     measures = {**_of_probe(found), "success": _share(done.steps), "accuracy": _share(done.right)}
@@ -239,7 +257,7 @@ def run_arm(arm: str, config: Experiment, context: ArmContext) -> ArmResult:
         measures |= _before(solver, intention, done, context)
         if not config.problems:
             measures |= _regimes(solver, intention, done, config, context)
-    if arm == "mixed":
+    if arm.startswith("mixed"):
         measures |= _lengths(intention, done, found)
     return ArmResult(measures, {"curve": curve})
 
@@ -259,11 +277,23 @@ def _states(arm: str, solver: IntentionCollapse, done: _Answered, context: ArmCo
     """Return the states that an arm reads."""
     if arm == "after":
         return solver.capture(done.questions, [trace.text for trace in done.traces])
+    if arm.endswith("untrained"):
+        return IntentionCollapse(solver.config, solver.backbone.untrained(context.seed)).capture(done.questions)
     found = solver.capture(done.questions, place=0 if arm == "first" else -1)
+    if arm.endswith("words"):
+        return replace(found, states=_words(done.questions).to(found.states).unsqueeze(1))
     if arm == "gaussian":
         noise = torch.randn(found.states.shape, generator=context.generator("gaussian"), device=found.states.device)
         return replace(found, states=noise)
     return found
+
+
+def _words(questions: Sequence[str]) -> Tensor:
+    """Return how often each question has the commonest words and pairs of neighbours, float32 `(questions, kinds)`."""
+    words = [question.split() for question in questions]
+    found = [Counter([*each, *pairwise(each)]) for each in words]
+    kinds = [kind for kind, _ in sum(found, Counter()).most_common(_KINDS)]
+    return torch.tensor([[float(each[kind]) for kind in kinds] for each in found])
 
 
 def _recov(

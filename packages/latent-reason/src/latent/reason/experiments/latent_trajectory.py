@@ -105,6 +105,8 @@ CLAIMS = (
         paper_value="AUROC .74 +- .09",
         check=AtLeast(arm="trajectory", measure="area", value=0.6),
         controls=(
+            Control(arm="length", measure="area", summary="the shorter the better"),
+            Control(arm="shuffled", measure="area", summary="the path in random order"),
             Control(arm="prompt", measure="area", summary="the prompt's path"),
             Control(arm="random", measure="area", summary="random numbers"),
         ),
@@ -139,7 +141,11 @@ CLAIMS = (
         source="arXiv:2510.10494, section 4",
         paper_value="+2.46 points on average",
         check=AtLeast(arm="trajectory", measure="gain", value=-0.01),
-        controls=(Control(arm="random", measure="gain", summary="random numbers, calibrated alike"),),
+        controls=(
+            Control(arm="prompt", measure="gain", summary="the prompt's path, calibrated alike"),
+            Control(arm="shuffled", measure="gain", summary="the path in random order, calibrated alike"),
+            Control(arm="random", measure="gain", summary="random numbers, calibrated alike"),
+        ),
     ),
 )
 MEASURES: Mapping[str, str] = {

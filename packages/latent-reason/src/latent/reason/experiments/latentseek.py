@@ -79,6 +79,7 @@ ARMS: Mapping[str, Arm] = {
     "resample-1": Arm("baseline", "The first tokens sampled again at temperature 1."),
     "resample-2": Arm("baseline", "The first tokens sampled again at temperature 2."),
     "noise-tuned": Arm("baseline", "Gaussian noise on the latents, of a size that was tuned."),
+    "guess": Arm("control", "Answers drawn blindly, checked as often as those of the search.", quick=True),
     "noise": Arm("control", "Gaussian noise of variance 1, the paper's greatest.", quick=True),
     "constant": Arm("control", "A constant reward of -1: no stopping, and the last answer is returned."),
     "flipped": Arm("control", "The gradient with the wrong sign."),
@@ -92,6 +93,7 @@ CLAIMS = (
         paper_value="+9.9 and +15.6 points (self-reward, two prompts)",
         check=Exceeds(arm="latentseek", measure="accuracy", over=("greedy", "accuracy"), margin=0.05),
         controls=(
+            Control(arm="guess", measure="accuracy", summary="blind guesses, checked as often"),
             Control(arm="flipped", measure="accuracy", summary="wrong sign"),
             Control(arm="reread", measure="accuracy", summary="latents read from the model again"),
             Control(arm="constant", measure="accuracy", summary="constant reward"),
@@ -104,7 +106,7 @@ CLAIMS = (
         paper_value="77.18 % against 61.0 to 61.3 %",
         check=Exceeds(arm="latentseek", measure="accuracy", over=("noise", "accuracy"), margin=0.03),
         controls=(
-            Control(arm="noise", measure="accuracy", summary="the noise itself"),
+            Control(arm="resample-1", measure="accuracy", summary="first tokens sampled again at temperature 1"),
             Control(arm="flipped", measure="accuracy", summary="wrong sign"),
         ),
     ),
@@ -211,6 +213,8 @@ def run_arm(arm: str, config: Experiment, context: ArmContext) -> ArmResult:
         budget = Budget(tokens=config.tokens)
         traces += solver.answer(some, budget=budget, generator=context.generator("answers", start))
         context.report_progress("answers", len(traces), len(problems))
+    if arm == "guess":
+        return ArmResult(_guessed(traces, problems, context.generator("guesses")))
     return ArmResult(_measures(traces, problems), {"curve": _curve(traces, config.method.max_updates)})
 
 
@@ -243,6 +247,26 @@ def _measures(traces: Sequence[Trace], problems: Problems) -> dict[str, float]:
         "checks": fmean(trace.cost.checks for trace in traces),
         "written": fmean(trace.cost.decoded_tokens for trace in traces),
     }
+
+
+def _guessed(traces: Sequence[Trace], problems: Problems, random: torch.Generator) -> dict[str, float]:
+    """Return what blind guesses find where the greedy answer is wrong, with no more checks than a search made.
+
+    A guess is an answer to some problem of the same kind, another one each time.
+    """
+    pool = sorted({item.answer for item in problems.items})
+    greedy, found, checks = 0, 0, 0
+    for item, trace in zip(problems.items, traces, strict=True):
+        first = problems.extract(trace.samples[0])
+        right = problems.correct(item, first)
+        order = torch.randperm(len(pool), generator=random, device=random.device).tolist()
+        guesses = [pool[place] for place in order if pool[place] != first][: trace.cost.checks - 1]
+        hits = [problems.correct(item, guess) for guess in guesses]
+        greedy += right
+        found += right or any(hits)
+        checks += 1 if right else 1 + (hits.index(True) + 1 if any(hits) else len(hits))
+    count = len(traces)
+    return {"accuracy": found / count, "gain": (found - greedy) / count, "checks": checks / count}
 
 
 def _curve(traces: Sequence[Trace], updates: int) -> Tensor:
