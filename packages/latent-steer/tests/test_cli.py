@@ -1,6 +1,7 @@
 """`latent steer` shows texts side by side, and answers mistakes."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
@@ -8,6 +9,7 @@ from click.testing import CliRunner
 from latent.core.cli.main import latent, main
 from latent.core.hub.auto import AutoLatent
 from latent.core.report.report import Report
+from latent.steer import trying
 
 
 def run(*words):
@@ -68,6 +70,46 @@ def test_the_search_takes_the_most_effective_setting_within_the_limit(contrast_f
     assert numbers["effect"] > numbers["effect without"]
 
 
+def test_what_is_said_was_measured_on_fresh_texts(first):
+    folder, done = first
+    report = Report.load(folder)
+    texts = 24
+    assert f"{report.numbers['effect']:.0%} of {texts} fresh texts have the concept" in done.output
+    assert f"({report.numbers['effect without']:.0%} without)" in done.output
+
+
+def test_the_search_takes_what_acts_both_ways_within_the_limit(monkeypatch):
+    found = {
+        0.1: (0.7, 0.4, 1.0),
+        0.2: (0.8, 0.6, 2.0),
+        0.3: (0.9, 0.2, 3.0),
+        0.4: (1.0, 0.9, 3.0),
+        0.6: (1.0, 0.0, 9.0),
+    }
+    told = []
+    progress = SimpleNamespace(update=lambda *_: None, message=told.append)
+
+    def outcomes(model, writing, judge, cells, *, seed):
+        assert [cell.strength for cell in cells] == [*found, *(-strength for strength in found)]
+        forth = [SimpleNamespace(effect=effect, damage=damage) for effect, _, damage in found.values()]
+        return forth + [SimpleNamespace(effect=effect, damage=0.0) for _, effect, _ in found.values()]
+
+    monkeypatch.setattr(trying, "try_cells", outcomes)
+
+    def chosen(limit):
+        return trying._search(None, None, None, ["direction"], None, limit, progress, seed=0)
+
+    direction, strength, tried = chosen(5.0)
+    assert (direction, strength) == ("direction", 0.3)
+    assert [(point.strength, point.effect, point.damage) for _, point in tried] == [
+        (s, e, d) for s, (e, _, d) in found.items()
+    ]
+    assert chosen(9.0)[1] == 0.6
+    assert not told
+    assert chosen(0.5)[1] == 0.1, "the least damage"
+    assert told == ["No setting costs at most 0.50 nats per token: the one that costs least is taken."]
+
+
 @pytest.mark.parametrize(
     ("words", "answer"),
     [
@@ -77,6 +119,10 @@ def test_the_search_takes_the_most_effective_setting_within_the_limit(contrast_f
         (["--site", "layers.9.resid_post"], "layers 0 to 4"),
         (["--site", "layers.*.resid_post"], "names 5 sites"),
         (["--strength", "much"], "neither a number nor auto"),
+        (["--strength", "nan"], "no finite number"),
+        (["--limit", "-5"], "not in the range"),
+        (["--limit", "nan"], "no finite number"),
+        (["--temperature", "inf"], "no finite number"),
         (["--direction", "/no/such/folder"], "holds no saved model"),
     ],
 )

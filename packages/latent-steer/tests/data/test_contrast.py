@@ -74,6 +74,9 @@ def test_files_are_read_strictly(tmp_path):
         load_contrast(path)
     with pytest.raises(UnknownName, match="girl-boy"):
         load_contrast(tmp_path / "girl-bay")
+    path.write_text('{"positive": ["a", "b"], "negative": ["c", "d"], "word": {}}')
+    with pytest.raises(UnknownName, match="words"):
+        load_contrast(path)
 
 
 def test_stories_are_found_where_the_data_are(tmp_path, monkeypatch):

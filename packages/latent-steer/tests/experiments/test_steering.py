@@ -50,7 +50,11 @@ def test_the_greatest_swing_within_the_limit_is_chosen():
 
 
 def test_settings_that_make_no_sense_are_refused():
-    for wrong in ({"strengths": (0.0,)}, {"tokens": "first"}, {"prompts": ()}, {"samples": 1}):
+    nan = float("nan")
+    for wrong in (
+        {"strengths": (0.0,)}, {"strengths": (nan,)}, {"damage": nan}, {"temperature": -1.0}, {"tokens": "first"},
+        {"prompts": ()}, {"samples": 1},
+    ):  # fmt: skip
         with pytest.raises(ConfigError):
             SteeringConfig(**wrong)
     for wrong in ({"share": 1.0}, {"skipped": 81}):
@@ -143,3 +147,13 @@ def test_arms_act_at_the_layers_of_a_setting_alone(code):
     assert isinstance(op, Clamp)
     assert site.endswith("mlp_act")
     assert op.strength.tolist() == [0.0, 1.0]
+    last = settings[-1][0][0]
+    assert last == 5, "of six neurons, more than the model has layers"
+    with torch.no_grad(), capture(code.backbone.model, "layers.*.mlp_act") as plain:
+        code.backbone.model(**code.backbone.encode(["The"] * 6))
+    steering = g_act._steering(code, make, [((), 0.0), ((last,), 2.0)])
+    with torch.no_grad(), steering, capture(code.backbone.model, "layers.*.mlp_act") as acts:
+        code.backbone.model(**code.backbone.encode(["The"] * 6))
+    changed = [(acts[name] != plain[name]).any(1) for name in plain.passes[0]]
+    assert not any(rows[:3].any() for rows in changed)
+    assert next(rows for rows in changed if rows.any())[3:].sum(1).tolist() == [1, 1, 1], "one neuron of each row"

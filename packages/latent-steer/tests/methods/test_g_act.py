@@ -165,5 +165,8 @@ def test_wrong_inputs_are_answered():
         bank.fit_differences(differences[:, 1:], neutral)
     with pytest.raises(ShapeError, match="as many positive"):
         bank.fit(torch.cat([differences, neutral[1:]]), torch.cat([torch.ones(60), torch.zeros(59)]))
+    for wrong in ({"mode": "x"}, {"differences": "x"}, {"learning_rate": -1.0}, {"steps": 0}):
+        with pytest.raises(ConfigError):
+            GACTConfig(width=WIDTH, **wrong)
     with pytest.raises(ConfigError, match="cannot make 2 clusters"):
         bank.fit_differences(torch.ones(5, WIDTH), torch.ones(5, WIDTH))

@@ -3,6 +3,7 @@
 import contextlib
 import datetime
 import itertools
+import math
 import shlex
 import shutil
 import textwrap
@@ -26,9 +27,17 @@ def _strength(context: click.Context, parameter: click.Parameter, value: str) ->
     if value == "auto":
         return None
     try:
-        return float(value)
+        number = float(value)
     except ValueError:
         raise click.BadParameter(f"{value!r} is neither a number nor auto.") from None
+    return _finite(context, parameter, number)
+
+
+def _finite(context: click.Context, parameter: click.Parameter, value: float) -> float:
+    """Refuse what is no number or endless: every comparison with it would be false."""
+    if not math.isfinite(value):
+        raise click.BadParameter(f"{value} is no finite number.")
+    return value
 
 
 @click.command()
@@ -48,14 +57,26 @@ def _strength(context: click.Context, parameter: click.Parameter, value: str) ->
     callback=_strength,
     help="In mean norms of the activations; auto searches.",
 )
-@click.option("--limit", default=0.6, show_default=True, help="Most that auto lets steering cost, nats per token.")
+@click.option(
+    "--limit",
+    default=0.6,
+    show_default=True,
+    type=click.FloatRange(min=0),
+    callback=_finite,
+    help="Most that auto lets steering cost, nats per token.",
+)
 @click.option("--prompt", "prompts", multiple=True, help="Beginning of the texts; may be given several times.")
 @click.option(
     "--samples", default=2, show_default=True, type=click.IntRange(min=1), help="Texts shown for each prompt."
 )
 @click.option("--tokens", default=48, show_default=True, type=click.IntRange(min=1), help="Most tokens to write.")
 @click.option(
-    "--temperature", default=0.8, show_default=True, type=click.FloatRange(min=0), help="0 takes the likeliest."
+    "--temperature",
+    default=0.8,
+    show_default=True,
+    type=click.FloatRange(min=0),
+    callback=_finite,
+    help="0 takes the likeliest.",
 )
 @click.option("--seed", default=0, show_default=True, help="Seed of the sampling.")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1 ...")

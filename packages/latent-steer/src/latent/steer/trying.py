@@ -8,7 +8,7 @@ from typing import Any
 from latent.core import AutoLatent
 from latent.core.activations.directions import Direction
 from latent.core.activations.frontier import Cell, Point
-from latent.core.errors import FormatError
+from latent.core.errors import FormatError, ProvenanceError
 from latent.core.hub.format import read_config, save_model
 from latent.core.language import Backbone
 from latent.core.registry import registry
@@ -20,9 +20,9 @@ from latent.core.run.runner import describe_environment
 from latent.steer.backbones import load
 from latent.steer.data.contrast import Contrast
 from latent.steer.data.texts import contrast_of
-from latent.steer.evaluation import Outcome, Writing, frontier_of, try_cells, write
+from latent.steer.evaluation import Outcome, Writing, try_cells, write
 from latent.steer.experiments.steering import SteeringConfig
-from latent.steer.judge import Judge, judge_of
+from latent.steer.judge import BigramJudge, Judge, judge_of
 from latent.steer.learning import learn
 
 __all__ = ["Tried", "attempt"]
@@ -89,35 +89,46 @@ def attempt(
         FormatError: The folder holds another model than a direction.
         ProvenanceError: The saved direction is of another model or site.
     """
+    model = load(backbone, device=choose_device(device))
+    saved = None
     if direction is not None:
         method = str(read_config(direction)["latent"]["method"])
-    model = load(backbone, device=choose_device(device))
+        saved = _saved(model, direction, "" if site == "auto" else site)
     config = SteeringConfig(backbone=backbone, contrast=contrast, prompts=prompts or SteeringConfig().prompts)
     pairs = contrast_of(contrast, model, seed=seed)
     judge = judge_of(pairs)
     shown = Writing(config.prompts, samples, tokens, temperature)
     searched = Writing(config.prompts, max(8, 24 // len(config.prompts)), tokens, temperature)
     shower = progress or SilentProgress()
-    found = _candidates(model, pairs, shower, method=method, folder=direction, site=site)
+    found = [saved] if saved is not None else _candidates(model, pairs, shower, method=method, site=site)
     plain = write(model, searched, judge, seed=seed + 1)
     chosen, amount, rows = _search(model, searched, judge, found, strength, plain.damage + limit, shower, seed=seed + 1)
+    fresh = _Fresh.of(model, searched, judge, chosen, amount, seed=seed + 2)
     return Tried(
         chosen,
         method,
-        _report(model, shown, judge, pairs, chosen, amount, rows, plain, seed=seed, command=command, method=method),
-    )
+        _report(model, shown, judge, pairs, chosen, amount, rows, plain, fresh, limit,
+                seed=seed, command=command, method=method),
+    )  # fmt: skip
 
 
-def _candidates(
-    model: Backbone, pairs: Contrast, progress: Progress, *, method: str, folder: Path | None, site: str
-) -> list[Direction]:
-    """Return the saved direction, or one for each site that may be chosen."""
-    if folder is not None:
-        loaded = AutoLatent.from_pretrained(folder, device=model.device)
-        if not isinstance(loaded, Direction):
-            raise FormatError(f"{folder} holds a {type(loaded).__name__}, no direction.", hint="Give RUN/direction.")
-        loaded.on(model.model, site="" if site == "auto" else site)  # refuses another model or site at once
-        return [loaded]
+def _saved(model: Backbone, folder: Path, site: str) -> Direction:
+    """Return a saved direction, if it was found in this model and at this site."""
+    loaded = AutoLatent.from_pretrained(folder, device=model.device)
+    if not isinstance(loaded, Direction):
+        raise FormatError(f"{folder} holds a {type(loaded).__name__}, no direction.", hint="Give RUN/direction.")
+    try:
+        loaded.on(model.model, site=site)
+    except ProvenanceError as error:
+        raise ProvenanceError(
+            error.message,
+            hint="Here a direction acts where it was found; in Python see Direction.on(transfer=True).",
+        ) from None
+    return loaded
+
+
+def _candidates(model: Backbone, pairs: Contrast, progress: Progress, *, method: str, site: str) -> list[Direction]:
+    """Return a direction for each site that may be chosen."""
     kind: Any = registry().load("method", method)
     sites = [f"layers.{layer}.resid_post" for layer in range(model.layers)] if site == "auto" else [site]
     found = []
@@ -139,18 +150,59 @@ def _search(
     *,
     seed: int,
 ) -> tuple[Direction, float, list[tuple[Direction, Point]]]:
-    """Return the direction and strength with the greatest effect within the limit, and all that was tried."""
+    """Return direction and strength, and all that was tried.
+
+    Within the limit those are taken that set the effects of the direction and of its opposite furthest apart: of many
+    settings the most effective one is often a lucky one, and seldom in both directions.
+    """
     strengths = SteeringConfig().strengths if strength is None else (strength,)
     tried: list[tuple[Direction, Point]] = []
+    swings: list[float] = []
     for count, direction in enumerate(directions):
         progress.update("search", count, len(directions))
-        cells = [Cell(direction, each) for each in strengths]
+        cells = [Cell(direction, sign * each) for sign in (1, -1) for each in strengths]
         outcomes = try_cells(model, writing, judge, cells, seed=seed)
-        tried += [(direction, point) for point in frontier_of(cells, outcomes).points]
+        forth, back = outcomes[: len(strengths)], outcomes[len(strengths) :]
+        tried += [(direction, Point(s, one.effect, one.damage)) for s, one in zip(strengths, forth, strict=True)]
+        swings += [one.effect - other.effect for one, other in zip(forth, back, strict=True)]
     progress.update("search", len(directions), len(directions))
-    within = [each for each in tried if each[1].damage <= damage] or [min(tried, key=lambda each: each[1].damage)]
-    direction, point = max(tried if strength is not None else within, key=lambda each: each[1].effect)
+    allowed = [place for place, (_, point) in enumerate(tried) if strength is not None or point.damage <= damage]
+    if allowed:
+        best = max(allowed, key=lambda place: (swings[place], -tried[place][1].damage))
+    else:
+        best = min(range(len(tried)), key=lambda place: tried[place][1].damage)
+        progress.message(f"No setting costs at most {damage:.2f} nats per token: the one that costs least is taken.")
+    direction, point = tried[best]
     return direction, point.strength, tried
+
+
+@dataclass(frozen=True)
+class _Fresh:
+    """What texts of a seed of their own show at the chosen setting: the search takes the luckiest of many."""
+
+    without: Outcome
+    steered: Outcome
+
+    @classmethod
+    def of(
+        cls, model: Backbone, writing: Writing, judge: Judge, direction: Direction, strength: float, *, seed: int
+    ) -> "_Fresh":
+        steering = direction.on(model.model, strength)
+        return cls(write(model, writing, judge, seed=seed), write(model, writing, judge, seed=seed, steering=steering))
+
+    def summary(self, direction: Direction, strength: float, judge: Judge, limit: float) -> str:
+        """Return what was found in a sentence or two."""
+        cost = self.steered.damage - self.without.damage
+        said = (
+            f"{direction.config.site} at strength {strength:.3g}: {self.steered.effect:.0%} of "
+            f"{len(self.steered.texts)} fresh texts have the concept ({self.without.effect:.0%} without), "
+            f"at {cost:.2f} nats per token."
+        )
+        if cost > limit:
+            said += f" That is more than the limit of {limit:.2f}."
+        if isinstance(judge, BigramJudge):
+            said += f" The judge, fitted to the contrast, is right on {judge.accuracy:.0%} of its held-out texts."
+        return said
 
 
 def _report(
@@ -162,6 +214,8 @@ def _report(
     strength: float,
     tried: list[tuple[Direction, Point]],
     plain: Outcome,
+    fresh: _Fresh,
+    limit: float,
     *,
     seed: int,
     command: str,
@@ -172,7 +226,6 @@ def _report(
         write(model, writing, judge, seed=seed, steering=direction.on(model.model, amount))
         for amount in (strength, -strength)
     )
-    (point,) = [p for d, p in tried if d is direction and p.strength == strength]
     side_by_side = Table(
         title="The same seed, side by side",
         columns=["without", "steered", "negated"],
@@ -181,22 +234,18 @@ def _report(
             for row in zip(without.texts, steered.texts, negated.texts, strict=True)
         ],
     )
-    summary = (
-        f"{direction.config.site} at strength {strength:.3g}: {point.effect:.0%} of texts have the concept "
-        f"({plain.effect:.0%} without), at {point.damage - plain.damage:.2f} nats per token."
-    )
     return Report(
         method=method,
         title=f"Steering {model.name} by {pairs.name}",
         preset="",
         command=command,
         date=datetime.datetime.now(datetime.UTC).date().isoformat(),
-        summary=summary,
+        summary=fresh.summary(direction, strength, judge, limit),
         numbers={
-            "effect": point.effect,
-            "damage": point.damage,
-            "effect without": plain.effect,
-            "damage without": plain.damage,
+            "effect": fresh.steered.effect,
+            "damage": fresh.steered.damage,
+            "effect without": fresh.without.effect,
+            "damage without": fresh.without.damage,
         },
         tables=[side_by_side],
         figures=[_figure(tried, plain)],

@@ -164,7 +164,7 @@ def load_contrast(path: Path) -> Contrast:
     file.
 
     Raises:
-        UnknownName: There is no such file, and no contrast of that name.
+        UnknownName: There is no such file, and no contrast of that name; or it has an unknown key.
         FormatError: It is not of that form.
     """
     if not path.is_file():
@@ -173,6 +173,9 @@ def load_contrast(path: Path) -> Contrast:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise FormatError(f"{path} is not JSON: {error}", hint=_FORM) from None
+    unknown = [key for key in content if key not in _KEYS] if isinstance(content, dict) else []
+    if unknown:
+        raise UnknownName.of("key", unknown[0], _KEYS, where=f"In {path}.")
     sides = content.get("words") if isinstance(content, dict) else None
     for part, where in [(content, "")] if sides is None else [(content, ""), (sides, " in 'words'")]:
         if not isinstance(part, dict) or not all(_is_texts(part.get(side)) for side in ("positive", "negative")):
@@ -181,6 +184,7 @@ def load_contrast(path: Path) -> Contrast:
     return Contrast(path.stem, tuple(content["positive"]), tuple(content["negative"]), words)
 
 
+_KEYS = ("positive", "negative", "words")
 _FORM = 'Write {"positive": ["..."], "negative": ["..."]}, pairs in the same order.'
 
 

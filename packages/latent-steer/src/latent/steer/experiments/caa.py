@@ -5,6 +5,7 @@ See `latent.steer.experiments.steering` for the protocol.
 
 import functools
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 from latent.core.activations.directions import Direction
 from latent.core.activations.frontier import off_target
 from latent.core.errors import ConfigError
-from latent.core.report.claims import AtLeast, Claim, Control
+from latent.core.report.claims import AtLeast, Claim, Control, Exceeds
 from latent.core.report.figures import heat_map
 from latent.core.report.report import Report
 from latent.core.run.context import ArmContext
@@ -42,6 +43,7 @@ PRESETS: Mapping[str, SteeringConfig] = {
 ARMS: Mapping[str, Arm] = {
     "caa": Arm("method", "The difference of means.", quick=True),
     "repe-pca": Arm("baseline", "First principal component of the differences of pairs."),
+    "bias": Arm("baseline", "The same constant for every token's logits: the difference of their means."),
     "none": Arm("control", "The model as it is.", quick=True),
     "random": Arm("control", "A random direction for each layer, with the same search.", quick=True),
     "shuffled": Arm("control", "The difference of means of pairs that were exchanged at random."),
@@ -72,6 +74,14 @@ CLAIMS = (
             Control(arm="shuffled", measure="swing", summary="pairs exchanged at random"),
         ),
     ),
+    Claim(
+        id="more-than-a-bias",
+        statement="It sets them at least 5 points further apart than a constant that is added to the logits.",
+        source="no paper: the simplest alternative",
+        paper_value="not given",
+        check=Exceeds(arm="caa", measure="swing", over=("bias", "swing"), margin=0.05),
+        controls=(Control(arm="shuffled", measure="swing", summary="pairs exchanged at random"),),
+    ),
 )
 
 
@@ -79,7 +89,11 @@ def run_arm(arm: str, config: SteeringConfig, context: ArmContext) -> ArmResult:
     """Find the directions of one arm and measure what they do."""
     if arm == "none":
         return steering.unsteered(config, context)
-    result, chosen = steering.measure(_finder(arm, config, context.seed), config, context)
+    find = _finder(arm, config, context.seed)
+    if arm == "bias":  # logits are moved by less than half as much as a layer, so the steps are finer
+        finer = replace(config, strengths=tuple(strength / 4 for strength in config.strengths))
+        return steering.measure(find, finer, context, sites=("logits",))[0]
+    result, chosen = steering.measure(find, config, context)
     if arm == "caa" and isinstance(chosen, CAA):
         context.save(chosen)
         matrix = _off_target(chosen, result.measures["strength"], config, context)

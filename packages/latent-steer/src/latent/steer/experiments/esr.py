@@ -91,7 +91,10 @@ CLAIMS = (
         source="arXiv:2602.06941, sweep over boosts",
         paper_value="peak at -0.3 sd",
         check=AtLeast(arm="esr", measure="hump", value=0.025),
-        controls=(Control(arm="normal", measure="hump", summary="normal answers alone"),),
+        controls=(
+            Control(arm="unmasked", measure="hump", summary="off-topic words counted in the loss"),
+            Control(arm="normal", measure="hump", summary="normal answers alone"),
+        ),
     ),
     Claim(
         id="where-it-struggles",
@@ -99,15 +102,18 @@ CLAIMS = (
         source="arXiv:2602.06941, sweep over boosts",
         paper_value="first score about 0.3",
         check=AtMost(arm="esr", measure="peak_distance", value=0.2),
-        controls=(Control(arm="normal", measure="peak_distance", summary="no peak but at no steering"),),
+        controls=(
+            Control(arm="unmasked", measure="peak_distance", summary="off-topic words counted in the loss"),
+            Control(arm="normal", measure="peak_distance", summary="no peak but at no steering"),
+        ),
     ),
     Claim(
         id="resists",
-        statement="Moved by an equal, moderate share of the norm, it answers better at first than the normal model.",
+        statement="Moved by an equal, moderate share of the norm, it stays on topic likelier than the normal model.",
         source="arXiv:2602.06941, fine-tuning",
         paper_value="not given",
-        check=Exceeds(arm="esr", measure="moderate_score", over=("normal", "moderate_score"), margin=0.01),
-        controls=(Control(arm="unmasked", measure="moderate_score", summary="off-topic words counted in the loss"),),
+        check=Exceeds(arm="esr", measure="sustained", over=("normal", "sustained"), margin=0.01),
+        controls=(Control(arm="unmasked", measure="sustained", summary="off-topic words counted in the loss"),),
     ),
     Claim(
         id="detectors",
@@ -232,15 +238,15 @@ def _clamped(given: Scene, swept: Trials, sae: SparseAutoencoder, latents: list[
 def _of_clamps(swept: Trials, clamped: Sequence[Trials], strengths: Sequence[float]) -> dict[str, float]:
     """Return what clamps change, the mean over sets of latents."""
     before = swept.steered.summary().multi_attempt.hits
-    after = fmean(each.steered.summary().multi_attempt.hits for each in clamped)
-    removed = 1 - after / before if before else 0.0
+    each = [one.steered.summary().multi_attempt.hits for one in clamped]
+    removed = 1 - fmean(each) / before if before else 0.0
     shifts = [
         fmean(each.at(strength).summary().first_score for each in clamped) - swept.at(strength).summary().first_score
         for strength in strengths
     ]
     return {
         "removed": removed,
-        "changed": abs(removed),
+        "changed": fmean(abs(1 - hits / before) for hits in each) if before else 0.0,
         "clamped_unsteered": fmean(each.at(0.0).summary().multi_attempt.value for each in clamped),
         "score_shift": max(map(abs, shifts)),
     }

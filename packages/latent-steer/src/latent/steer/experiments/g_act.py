@@ -3,14 +3,14 @@
 Two worlds, trained in the experiment:
 
 - **code**: a Llama over bytes on Python's library and torch's C++ headers, three to one. Texts are written from nothing
-  and judged by a classifier of pairs of bytes. Every arm searches over layers, and all layers at once, with the same
-  strengths; the best setting within a limit of damage is measured on fresh texts.
+  and judged by a classifier of pairs of bytes. Vectors are searched over layers, and all layers at once, with the same
+  strengths, a neuron over factors; the best setting within a limit of damage is measured on fresh texts.
 - **modes**: a small language in which the concept needs opposite directions in two modes (see `modes`).
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +45,7 @@ __all__ = ["ARMS", "CLAIMS", "PRESETS", "Experiment", "experiment", "run_arm"]
 
 NEVER = 99.0
 """Damage of an effect that no setting reaches."""
+_NEURONS = 6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +89,7 @@ ARMS: Mapping[str, Arm] = {
     "mean": Arm("baseline", "One mean difference of each layer.", quick=True),
     "act": Arm("baseline", "ACT: directions of single heads, each with a probe of its own."),
     "gradient": Arm("baseline", "A vector that was trained to make C++ likely."),
-    "neuron": Arm("baseline", "The neuron that is most active in C++, clamped."),
+    "neuron": Arm("baseline", "One neuron clamped, the best of those that write most of C++."),
     "none": Arm("control", "The model as it is.", quick=True),
     "random": Arm("control", "A random direction of each layer, with the same search."),
     "permuted": Arm("control", "G-ACT with probes that were trained on permuted clusters."),
@@ -101,6 +102,7 @@ CLAIMS = (
         paper_value="reliable bias to C++",
         check=AtLeast(arm="g-act", measure="rate", value=0.6),
         controls=(
+            Control(arm="permuted", measure="rate", summary="probe of permuted clusters"),
             Control(arm="none", measure="rate", summary="no steering"),
             Control(arm="random", measure="rate", summary="best random direction"),
             Control(arm="g-act", measure="reverse", summary="vectors subtracted"),
@@ -135,6 +137,7 @@ CLAIMS = (
         controls=(
             Control(arm="g-act", measure="cost", summary="chosen vectors"),
             Control(arm="mean", measure="cost", summary="one mean vector"),
+            Control(arm="none", measure="cost", summary="no steering"),
         ),
     ),
     Claim(
@@ -154,7 +157,7 @@ CLAIMS = (
         source="none: this library's own",
         paper_value="not in the paper",
         check=AtMost(arm="gradient", measure="cosine", value=0.3),
-        controls=(Control(arm="mean", measure="cosine", summary="the mean difference itself"),),
+        controls=(Control(arm="random", measure="cosine", summary="best random direction"),),
     ),
 )
 
@@ -163,10 +166,10 @@ CLAIMS = (
 
 
 Setting = tuple[tuple[int, ...], float]
-"""Layers that are steered together, and the strength."""
+"""Layers that are steered together, or the number of a neuron, and the strength."""
 
 Maker = Callable[[int, Tensor], tuple[str, Op]]
-"""Returns site and operation of a layer for the strength of each row, `(rows,)`."""
+"""Returns site and operation of a layer or neuron for the strength of each row, `(rows,)`."""
 
 
 def makers(arm: str, given: Code, config: Experiment, seed: int) -> tuple[Maker, list[Setting], dict[str, float]]:
@@ -244,21 +247,25 @@ def _bank(arm: str, given: Code, config: Experiment, layer: int, target: Tensor,
 
 
 def _neuron(given: Code, config: Experiment) -> tuple[Maker, list[Setting], dict[str, float]]:
-    """Return the clamp of the neuron that tells C++ best by its mean activation."""
+    """Return clamps of the neurons that write most of C++: how much more active they are there, times their weights."""
     target, other = (activations(given, texts, "mlp_act", config.code.skipped) for texts in (given.target, given.other))
-    apart = (target.mean(1) - other.mean(1)) / (target.std(1) + other.std(1) + 1e-6)  # [layers units]
-    layer, unit = divmod(int(apart.argmax()), apart.shape[1])
-    site = f"layers.{layer}.mlp_act"
-    with torch.no_grad(), capture(given.backbone.model, site) as acts:
+    layers: Any = given.backbone.model.get_submodule("model.layers")
+    written = torch.stack([layer.mlp.down_proj.weight.detach().norm(dim=0) for layer in layers])
+    worth = (target.mean(1) - other.mean(1)) * written.to(target)  # [layers units]
+    candidates = [divmod(place, worth.shape[1]) for place in worth.flatten().topk(_NEURONS).indices.tolist()]
+    sites = sorted({f"layers.{layer}.mlp_act" for layer, _ in candidates})
+    with torch.no_grad(), capture(given.backbone.model, sites) as acts:
         shown = acts.run(**given.backbone.encode([f"<s>{text}" for text in given.target[:64]]))
-    greatest = shown[site][..., unit].max()
-    one = nn.functional.one_hot(torch.tensor(unit, device=greatest.device), apart.shape[1]).to(greatest)
 
-    def make(_: int, factor: Tensor) -> tuple[str, Op]:
-        value = factor * greatest
+    def make(candidate: int, factor: Tensor) -> tuple[str, Op]:
+        layer, unit = candidates[candidate]
+        site = f"layers.{layer}.mlp_act"
+        value = factor * shown[site][..., unit].max()
+        one = nn.functional.one_hot(torch.tensor(unit, device=value.device), worth.shape[1]).to(value)
         return site, Clamp(one, low=value, high=value, strength=(factor != 0).to(value.dtype))
 
-    return make, [((layer,), factor) for factor in (1.0, 2.0, 3.0, 5.0, 7.0, 10.0)], {}
+    factors = (1.25, 1.6, 2.0, 3.0, 5.0, 8.0)
+    return make, [((candidate,), factor) for candidate in range(_NEURONS) for factor in factors], {}
 
 
 def _act(given: Code, config: Experiment, seed: int) -> tuple[Maker, list[Setting], dict[str, float]]:
@@ -282,12 +289,11 @@ def _act(given: Code, config: Experiment, seed: int) -> tuple[Maker, list[Settin
 def _steering(given: Code, make: Maker, settings: Sequence[Setting]) -> edit:
     """Return an edit in which each block of rows has one setting."""
     rows = len(given.writing.rows)
-    ops = {}
-    for layer in range(given.backbone.layers):
-        strengths = torch.tensor([strength * (layer in layers) for layers, strength in settings])
-        if bool(strengths.any()):
-            site, op = make(layer, strengths.repeat_interleave(rows).to(given.backbone.device))
-            ops[site] = op
+    ops: dict[str, list[Op]] = {}
+    for place in sorted({place for places, strength in settings if strength for place in places}):
+        strengths = torch.tensor([strength * (place in places) for places, strength in settings])
+        site, op = make(place, strengths.repeat_interleave(rows).to(given.backbone.device))
+        ops.setdefault(site, []).append(op)
     return edit(given.backbone.model, ops)
 
 

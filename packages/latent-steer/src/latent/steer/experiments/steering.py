@@ -6,6 +6,7 @@ control gets the same search, because the best of many random directions also ha
 from texts that were written afterwards, with another seed.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,6 +60,8 @@ MEASURES: Mapping[str, str] = {
     "strength": "Chosen strength, in mean norms of the activations.",
 }
 
+_FEWEST = 8
+
 
 @dataclass(frozen=True, kw_only=True)
 class SteeringConfig:
@@ -84,8 +87,12 @@ class SteeringConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be measured."""
-        if not self.strengths or min(self.strengths) <= 0:
+        if not self.strengths or not all(0 < each < math.inf for each in self.strengths):
             raise ConfigError(f"strengths={self.strengths} must be positive.", hint="The opposite is measured anyway.")
+        if not 0 <= self.damage < math.inf or not 0 <= self.temperature < math.inf:
+            raise ConfigError(
+                f"damage={self.damage} and temperature={self.temperature} must be 0 or more.", hint="Use damage=0.5."
+            )
         if self.tokens not in ("last", "mean"):
             raise ConfigError(f"tokens={self.tokens!r} is neither last nor mean.", hint="Use tokens=last.")
         if not self.prompts or min(self.samples, self.length, self.pairs, self.held_out) < 2:
@@ -131,6 +138,11 @@ def scene(config: SteeringConfig, *, seed: int, device: torch.device) -> Scene:
         contrast = swapped(config.contrast, CONTRASTS[config.contrast], texts, most=most)
     else:
         contrast = load_contrast(Path(config.contrast))
+    if len(contrast.positive) < _FEWEST:
+        raise ConfigError(
+            f"{contrast.name} has {len(contrast.positive)} pairs: a quarter of them is held out, two at least.",
+            hint=f"Give {_FEWEST} pairs or more, or use latent steer, which holds none out.",
+        )
     fit, held_out = contrast.split(min(config.held_out, len(contrast.positive) // 4))
     return Scene(
         backbone,
@@ -143,19 +155,22 @@ def scene(config: SteeringConfig, *, seed: int, device: torch.device) -> Scene:
     )
 
 
-def measure(find: Finder, config: SteeringConfig, context: ArmContext) -> tuple[ArmResult, Direction]:
+def measure(
+    find: Finder, config: SteeringConfig, context: ArmContext, *, sites: Sequence[str] = ()
+) -> tuple[ArmResult, Direction]:
     """Search layer and strength for an arm's directions and measure the chosen setting on fresh texts.
 
     Args:
         find: Finds the direction of a site.
         config: Settings.
         context: Of the arm.
+        sites: Where else than in the layers, one after the other.
 
     Returns:
         Measures (see `MEASURES`) with arrays for figures, and the chosen direction.
     """
     given = scene(config, seed=context.seed, device=context.device)
-    directions = [find(given, site) for site in given.layers]
+    directions = [find(given, site) for site in sites or given.layers]
     strengths = config.strengths
     outcomes: list[list[Outcome]] = []
     for layer, direction in enumerate(directions):
@@ -181,7 +196,7 @@ def measure(find: Finder, config: SteeringConfig, context: ArmContext) -> tuple[
         "damage": forth.damage,
         "text_cost": cost,
         "accuracy": _accuracy(chosen, given, seed=seed),
-        "layer": float(layer),
+        "layer": -1.0 if sites else float(layer),
         "strength": float(strength),
     }
     arrays = {"effects": effects, "reverses": reverses, "damages": damages, "strengths": torch.tensor(strengths)}

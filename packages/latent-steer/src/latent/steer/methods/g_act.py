@@ -10,6 +10,7 @@ method's page. With centroids c_k of the differences and a linear probe g on the
 and nothing is added where max pi is below the gate.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self
@@ -48,7 +49,17 @@ class GACTConfig(DirectionConfig):
     def __post_init__(self) -> None:
         """Refuse settings that cannot be."""
         super().__post_init__()
-        if self.clusters < 1 or self.temperature <= 0 or not 0 <= self.gate <= 1:
+        if self.mode not in ("soft", "hard") or self.differences not in ("raw", "unit"):
+            raise ConfigError(
+                f"mode={self.mode!r} and differences={self.differences!r} are unknown.",
+                hint="Use mode='soft' or 'hard', and differences='raw' or 'unit'.",
+            )
+        if self.steps < 1 or not 0 < self.learning_rate < math.inf:
+            raise ConfigError(
+                f"steps={self.steps} and learning_rate={self.learning_rate} must be positive.",
+                hint="Use steps=300 learning_rate=0.05.",
+            )
+        if self.clusters < 1 or not 0 < self.temperature < math.inf or not 0 <= self.gate <= 1:
             raise ConfigError(
                 f"clusters={self.clusters}, temperature={self.temperature} and gate={self.gate} make no sense.",
                 hint="Use clusters=3, temperature=1 and a gate from 0 to 1.",
