@@ -1,10 +1,14 @@
 """Answers are read out of awkward texts, and compared as what they are."""
 
 # ruff: noqa: RUF001 - texts have such signs
+import os
+import time
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
 
+from latent.reason.data import load_problems
 from latent.reason.grading import final_answer, last_boxed, number, same_answer
 
 READ = [
@@ -62,8 +66,95 @@ READ = [
     ("The answer is 7. I am sure.", "7"),
     ("The answer is $(3, 4)$", "(3,4)"),
     ("The answer is $1,200", "1200"),
+    ("The answer is \\$18.", "18"),
+    ("The answer is $\\$18$.", "18"),
+    ("Final answer: \\$1,250", "1250"),
+    ("The answer is 5 million", "5000000"),
+    ("The answer is $5.5 billion.", "5500000000"),
+    ("The answer is $5$ million people.", "5000000"),
+    ("so it has 5 million", "5000000"),
+    ("The answer is 6 - 5i.", "6-5i"),
+    ("The answer is 15x - 80", "15x - 80"),
+    ("The answer is 2516_8.", "2516_8"),
+    ("**Answer:** y = -2x", "-2x"),
+    ("The answer is $5x - 7y + 11z + 4 = 0$.", "5x-7y+11z+4=0"),
+    ("The answer is (-\\infty, 2) \\cup (3, \\infty)", "(-\\infty,2)\\cup(3,\\infty)"),
+    ("The answer is not 5 but 6", "6"),
+    ("The answer is not $5$ but $6$", "6"),
+    ("The answer isn't 5. It is 6.", "6"),
+    ("The answer is no longer 5; it is 6.", "6"),
+    ("The answer is 6. So the answer is not 5.", "6"),
+    ("The answer is 12 cm and not 15", "12"),
+    ("The answer is 3 or 4.", "3, 4"),
+    ("The answer is 12, 13, and 14.", "12, 13, 14"),
+    ("The answer is 12:30 pm", "12:30"),
+    ("The answer is 3:4", "3:4"),
+    ("The answer is 12 cm^2", "12"),
+    ("The answer is 60 miles/hour", "60"),
+    ("The answer is 3/4 of the pie", "3/4"),
+    ("The answer is 3 red apples.", "3"),
+    ("The answer is 540 meters a week.", "540"),
+    ("The answer is 64 dollars for 16 glasses.", "64"),
+    ("The answer is $64 for 16 glasses.", "64"),
+    ("The answer is 8 more apples than Tom.", "8"),
+    ("The answer is: there are 15 apples (5 red and 10 green).", "15"),
+    ("Answer: Sam has 5 apples", "5"),
+    ("The answer is **18** dollars.", "18"),
+    ("The answer is 2½ hours", "5/2"),
+    ("it takes 2½ hours", "5/2"),
+    ("The answer is 1/3 or about 33%", "1/3"),
+    ("The answer is 7 because 3+4=7.", "7"),
+    ("The answer is $x=5$ since $2x=10$.", "5"),
+    ("The answer is 1.5 x 10^3", "1500"),
+    ("The answer is x = 1,600.", "1600"),
+    ("The answer is A = \\pi r^2 = 25\\pi", "25\\pi"),
+    ("The answer is the interval $(3,4)$.", "(3,4)"),
+    ("The answer is that the value of $x$ is $5$.", "5"),
+    ("The answer is 5<|im_end|>", "5"),
+    ("The answer is option (C).", "C"),
+    ("The answer is (B) Paris", "B"),
+    ("answer: A) 5", "A"),
 ]
-NOTHING = ["", "no number here", "\\boxed{", "x + y"]
+MISREAD = [  # what is not said, though its number is there
+    ("The answer is 5 million", "5"),
+    ("The answer is $5$ million", "5"),
+    ("so it has 5 million", "5"),
+    ("The answer is 2k", "2"),
+    ("so x = 2k", "2"),
+    ("The answer is 52_8", "52"),
+    ("so in base eight it is 52_8", "52"),
+    ("The answer is 3:4", "3"),
+    ("so at 12:30", "12"),
+    ("The answer is 6 - 5i", "6"),
+    ("The answer is 3 or 4", "3"),
+    ("The answer is 3 and 4", "3"),
+    ("The answer is $x = 3$ and $y = 4$", "4"),
+    ("The answer is not 5 but 6", "5"),
+    ("The answer is not 5.", "5"),
+    ("The answer isn't 5. It is 6.", "5"),
+    ("The answer can't be 5, it must be 6", "5"),
+    ("The answer is y = -2x", "-2"),
+    ("The answer is 2x + 3 = 7", "7"),
+    ("The answer is x^2 + y^2 = 1", "1"),
+    ("The answer is 3 (x+2)", "3"),
+    ("The answer is 5 (million)", "5"),
+    ("The answer is 5 less than 7", "5"),
+    ("The answer is more than 5", "5"),
+    ("The answer is more than $5$", "5"),
+    ("The answer is at least 5", "5"),
+    ("The answer is half of 6", "6"),
+    ("The answer is minus 5", "5"),
+    ("The answer is 3 thirds", "3"),
+    ("The answer is 5 feet 3 inches", "5"),
+    ("The answer is 2 hours and 30 minutes", "2"),
+    ("The answer is July 4", "4"),
+    ("The answer is 5 a.m.", "5 p.m."),
+    ("it takes 2½ hours", "2"),
+    ("The answer is 5 ± 0.1", "5"),
+    ("The answer is (A) or (B)", "A"),
+    ("The answer is b = 5", "B"),
+]
+NOTHING = ["", "no number here", "\\boxed{", "x + y", "The answer is not 7."]
 SAME = [
     ("5", "5.0"),
     ("5.", "5"),
@@ -123,6 +214,36 @@ SAME = [
     ("\\frac{-1}{2}", "-\\frac12"),
     ("2 m", "2"),
     ("15 percent", "15"),
+    ("5\\text{ billion}", "5,000,000,000"),
+    ("\\$5 million dollars", "5000000"),
+    ("5 hundred", "500"),
+    ("\\frac{x+1}{2}", "(x+1)/2"),
+    ("\\frac{\\sqrt{3}}{2}", "\\sqrt{3}/2"),
+    ("\\frac{2\\pi}{3}", "2\\pi/3"),
+    ("4210_{7}", "4210_7"),
+    ("10^3", "1000"),
+    ("2^{10}", "1024"),
+    ("-2^2", "-4"),
+    ("½", "1/2"),
+    ("2½", "5/2"),
+    ("12 cm^2", "12"),
+    ("12 square inches", "12"),
+    ("12 cm squared", "12"),
+    ("\\sqrt{3}\\text{ cm}", "\\sqrt3"),
+    ("(B) Paris", "B"),
+    ("B. Paris", "\\text{(B)}"),
+    ("A) 5", "A"),
+    ("option (C)", "C"),
+    ("\\textbf{(C)}\\ 12", "C"),
+    ("50 cents", "50"),
+    ("5 hours", "5 hrs"),
+    ("$5", "5 dollars"),
+    ("x=2 \\text{ or } x=3", "3, 2"),
+    ("(x, y) = (1, 2)", "(1,2)"),
+    ("AB = 5", "5"),
+    ("f(x) = 2x", "y = 2x"),
+    ("11,\\! 111,\\! 100", "11111100"),
+    ("7 a.m.", "7"),
 ]
 OTHER = [
     ("5", "6"),
@@ -156,12 +277,48 @@ OTHER = [
     ("9" * 5000, "5"),
     ("1/" + "3" * 5000, "5"),
     ("\\begin{pmatrix}1&2\\end{pmatrix}", "\\begin{pmatrix}1\\\\2\\end{pmatrix}"),
+    ("5\\text{ billion}", "5"),
+    ("3\\text{ hundredths}", "3"),
+    ("4 thirds", "4"),
+    ("3 halves", "3"),
+    ("12 squared", "12"),
+    ("5 sqrt", "5"),
+    ("2 dozens", "2"),
+    ("12 xyz", "12"),
+    ("4 less than", "4"),
+    ("5 at", "5"),
+    ("5/h", "5"),
+    ("a=5", "b=5"),
+    ("x=1, y=2", "y=1, x=2"),
+    ("(x, y) = (1, 2)", "(y, x) = (1, 2)"),
+    ("f(2) = 7", "f(3) = 7"),
+    ("50 cents", "$50"),
+    ("5 hours", "5 minutes"),
+    ("3 cm", "3 m"),
+    ("7 a.m.", "7 p.m."),
+    ("3 and 400", "3400"),
+    ("3, 400", "3400"),
+    ("1/(2x)", "\\frac{1}{2}x"),
+    ("a/(2b)", "a/2b"),
+    ("(-2)^2", "-4"),
+    ("0^0", "1"),
+    ("0^{-1}", "0"),
+    ("9^999", "1"),
+    ("(A) or (B)", "A"),
+    ("A + 5", "A"),
+    ("(a)(b)", "a"),
+    ("A) 5", "B) 5"),
 ]
 
 
 @pytest.mark.parametrize(("text", "answer"), READ, ids=range(len(READ)))
 def test_the_answer_of_a_text_is_read(text, answer):
     assert same_answer(final_answer(text), answer), final_answer(text)
+
+
+@pytest.mark.parametrize(("text", "answer"), MISREAD, ids=range(len(MISREAD)))
+def test_a_number_is_no_answer_that_says_more(text, answer):
+    assert not same_answer(final_answer(text), answer), final_answer(text)
 
 
 @pytest.mark.parametrize("text", NOTHING)
@@ -180,6 +337,29 @@ def test_the_same_answer_may_be_written_in_many_ways(one, other):
 def test_other_answers_are_others(one, other):
     assert not same_answer(one, other)
     assert not same_answer(other, one)
+
+
+@pytest.mark.skipif(
+    not Path(os.environ.get("LATENT_DATA") or "nowhere", "math500").is_dir(), reason="LATENT_DATA has no math500"
+)
+@pytest.mark.parametrize("form", ["So \\boxed{%s}.", "The answer is $%s$.", "The answer is %s.", "**Answer:** %s"])
+def test_published_answers_are_read_in_every_form(form):
+    answers = [problem.answer for problem in load_problems("math500").items]
+    texts = ["We computed 3 and 4.\n" + form % answer for answer in answers]
+    wrong = [answer for text, answer in zip(texts, answers, strict=True) if not same_answer(final_answer(text), answer)]
+    assert len(answers) == 500
+    assert not wrong
+
+
+@pytest.mark.parametrize(
+    "piece", ["9", "9,", "( ", "x ", "= ", " ", "\\frac{", "{", "$", "a and ", "1/", "**", "and not "]
+)
+def test_long_texts_are_read_fast(piece):
+    text = "The answer is " + piece * 4000
+    start = time.process_time()
+    same_answer(final_answer(text), "5")
+    same_answer(text, piece * 4000)
+    assert time.process_time() - start < 5
 
 
 def test_there_are_a_hundred_awkward_ones():

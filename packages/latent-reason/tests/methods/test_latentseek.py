@@ -17,6 +17,7 @@ from latent.reason import rewards
 from latent.reason.data.chains import ChainModel
 from latent.reason.data.problem import Problem, Problems
 from latent.reason.experiments import latentseek as module
+from latent.reason.grading import final_answer, same_answer
 from latent.reason.methods.latentseek import GradientSearch, LatentSeek, LatentSeekConfig
 from latent.reason.prefix_search import GaussianNoise, PrefixSearch, Start, likeliest, vocabulary_logits
 from latent.reason.rewards import CHECKS, Check, ExactReward, SelfReward, constant, rated
@@ -341,12 +342,40 @@ def test_rewards_are_checked():
             rated(constant(wrong), ["a"], ["b"])
 
 
+def test_a_row_needs_no_positions_that_only_another_row_uses():
+    with isolated(0, "models"):
+        backbone = Backbone(gpt2().eval().requires_grad_(requires_grad=False), word_tokenizer(WORDS), "gpt2")
+    prompts, budget = ["a b", "1 + 2 ="], Budget(tokens=60)  # 64 positions: the longer prompt has just enough
+    long = decode(backbone.model, LatentSeek(SETTINGS, backbone).read(prompts), max_new_tokens=60, stop=()).sequences
+
+    class Ending(LatentSeek):
+        # One answer then begins with 24 tokens, one with 6.
+        ends = (next(token for token in long[1] if token not in long[0]),)
+
+    method = Ending(replace(SETTINGS, threshold=0.5), backbone, reward=wants("4"))
+    together = method.answer(prompts, budget=budget)
+    alone = [method.answer([prompt], budget=budget)[0] for prompt in prompts]
+    assert [(each.samples, each.signals, each.cost) for each in together] == [
+        (each.samples, each.signals, each.cost) for each in alone
+    ]
+
+
 def test_the_exact_reward_knows_each_question():
     items = (Problem("q", "1"), Problem("r", "2"))
     reward = ExactReward(Problems("two", items, str.strip, lambda item, answer: item.answer == answer))
     assert reward(["r", "q", "q"], ["2", "2", " 1"]).tolist() == [0.0, -1.0, 0.0]
     with pytest.raises(ConfigError, match="'s' is no question"):
         reward(["s"], ["1"])
+
+
+def test_the_exact_reward_refuses_a_question_with_two_answers():
+    def problems(*answers):
+        return Problems("twice", tuple(Problem("q", answer) for answer in answers), final_answer,
+                        lambda item, given: same_answer(given, item.answer))  # fmt: skip
+
+    with pytest.raises(ConfigError, match="'q' has the answers '2' and '3' in twice"):
+        ExactReward(problems("2", "3"))
+    assert ExactReward(problems("1/2", "0.5"))(["q", "q"], ["0.50", "2"]).tolist() == [0.0, -1.0]
 
 
 def test_a_judge_weighs_the_checks_that_failed(backbone, monkeypatch):
@@ -389,10 +418,13 @@ def test_every_arm_measures_the_same_questions(tmp_path):
         context = ArmContext(tmp_path / arm, tmp_path / "shared", "reason/latentseek", seed=0)
         done = module.run_arm(arm, config, context)
         found[arm] = done.measures
+        context.close()
+        if arm == "guess":
+            continue
         assert set(done.measures) == set(module.MEASURES)
         assert tuple(done.arrays["curve"].shape) == (config.method.max_updates + 1,)
-        context.close()
     greedy = found["greedy"]["accuracy"]
+    assert 1 <= found["guess"]["checks"] <= found["latentseek"]["checks"]
     for arm, each in found.items():
         assert each["gain"] == pytest.approx(each["accuracy"] - greedy), arm
     assert found["flipped"]["changed"] == found["reread"]["changed"] == found["greedy"]["changed"] == 0

@@ -1,39 +1,63 @@
 r"""Reading the answer out of a text, and telling whether two answers are the same.
 
-Nothing is computed but numbers: `\frac{6}{4}` and `1.5` are the same, `x+1` and `1+x` are not. Numbers are compared
-exactly, as fractions; units, degrees and percent signs do not count (`5 %` is the same as `5`, not as `0.05`).
+What an answer says is read by `latent.reason.quantities`: numbers are compared as numbers, expressions as texts. Where
+it cannot be told what is meant, an answer is wrong rather than right.
 """
 
 # ruff: noqa: RUF001 - texts have such signs
 import re
-from fractions import Fraction
 from itertools import chain
+
+from latent.reason.quantities import (
+    MATH,
+    NUMBER,
+    bare,
+    held,
+    is_list,
+    is_prose,
+    is_unit,
+    is_weighty,
+    number,
+    parts,
+    reading,
+    spelled,
+    value,
+)
 
 __all__ = ["final_answer", "last_boxed", "number", "same_answer"]
 
-_FRACTION = r"\\[dtc]?frac\s*(?:\{[^{}]*\}\s*\{[^{}]*\}|\d\s*\d|\{[^{}]*\}\s*\d|\d\s*\{[^{}]*\})"
-_DECIMAL = r"(?:\d{1,3}(?:(?:,|\\,|,\\!|\{,\})\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+"
-_NUMBER = re.compile(
-    rf"(?<![\w.,^_\\])[-−–+]?\s?\$?(?:(?:\d+\s*)?{_FRACTION}|(?:\d+\s+)?\d+\s?/\s?\d+(?![\d/])|(?:{_DECIMAL}))"
-    r"(?:\s?(?:\\times|×|\*)\s?10\^\{?[-−]?\d+\}?|[eE][-+]?\d+)?"
+_CUE = re.compile(r"answer\s*(?:(?:is|was)\b(?!['’])|[:=])+\s*:?\s*", re.IGNORECASE)
+_DENIED = re.compile(
+    r"\banswer\s+(?:(?:is|was)n['’]t|(?:is|was)\s+(?:not|no\s+longer)|can(?:not|['’]t)\s+be)\b[^\d.,:;!?\n\\]*"
+    rf"{NUMBER.pattern}",
+    re.IGNORECASE,
 )
-_CUE = re.compile(r"answer\s*(?:is|was|:|=)+\s*:?\s*", re.IGNORECASE)
 _HASHES = re.compile(r"^\s*####(?!#)[ \t]*([^\n]*\d[^\n]*)$", re.MULTILINE)
-_MATH = re.compile(r"\$\$(.+?)\$\$|\$([^$]+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
 _MONEY = re.compile(r"\$(?=\d[\d,.]*(?:[^\d$]*$|[^$]*\$\d))")
-_BRACKETS = {"(": ")", "[": "]", "{": "}"}
+_ADDED = re.compile(  # what is said about an answer after it
+    r"(?<=[\w)}$%])(?:[.;!?]\s+(?=[A-Z])|(?:\s*,)?\s+(?:because|since|which|that is|i\.e\.)\b"
+    r"|,\s+(?:so|as|not)\b|\s+(?:and|but)\s+not\b|\s+[-–—]\s+that is\b|\s+or\s+(?:about|approximately)\b"
+    r"|\s*(?:≈|\\approx(?![a-z])))"
+)
+# "more than 5" is not 5, and 5 alone would be the answer of "5 a.m." and of "5 p.m."
+_MORE = re.compile(r"\b(?:than|over|above|under)\s+\S*\d|\d\s*[ap]\.?m\b", re.IGNORECASE)
+_ASIDE = re.compile(r"\s+for\s|(?<=[a-z])\s+(?:in|per|after|on|with|at|every|each|during|if|when)\s")
 
 
 def final_answer(text: str) -> str:
     r"""Return what a text gives as its answer; empty when it gives none.
 
     The first of these that is there: what the last `\boxed{}` holds; what follows the last "answer is" or "answer:",
-    of which the formula or the number is taken if there is one; the last line `#### 42`; the last number. Of an
-    equation it is the right side.
+    of which the formula or the number is taken if it is all that is said; the last line `#### 42`; the last number. Of
+    an equation it is the right side. A denied number ("the answer is not 5") is none.
+
+    `18` of "The answer is \$18 per day.", `3/4` of "Answer: $\frac{3}{4}$ of the pie", `5 million` of "The answer is 5
+    million people"; but `52_8`, `6 - 5i` and `3 or 4` in full.
     """
     boxed = last_boxed(text)
     if boxed is not None:
         return boxed.strip()
+    text = _DENIED.sub("", spelled(re.sub(r"<\|\w+\|>|</?s>", " ", text)).replace(r"\$", ""))
     marked = [*_HASHES.finditer(text)]
     cues = [cue for cue in _CUE.finditer(text) if text[cue.end() :].strip("*_ \n")]
     if cues and (not marked or cues[-1].start() > marked[-1].start()):
@@ -42,8 +66,12 @@ def final_answer(text: str) -> str:
             return said
     if marked:
         return _said(marked[-1][1])
-    found = _NUMBER.findall(text)
-    return _plain(found[-1]) if found else ""
+    found = [*NUMBER.finditer(text)]
+    if not found:
+        return ""
+    # Of "2k", "52_8" and "12:30" the number alone would be another answer.
+    rest = re.match(r"(?:[_^:][\w{}]+|[a-zA-Z]+)?", text[found[-1].end() :])
+    return _plain(found[-1][0] + (rest[0] if rest else ""))
 
 
 def _said(rest: str) -> str:
@@ -51,28 +79,51 @@ def _said(rest: str) -> str:
     rest = rest.lstrip("*_: \n")
     shown = re.match(r"\$\$(.+?)\$\$|\\\[(.+?)\\\]", rest, re.DOTALL)
     if shown:
-        return _right_side(next(filter(None, shown.groups())).strip())
-    line = _bare(_MONEY.sub("", _first_line(rest)))
-    if not line:
-        return ""
-    formulas = [next(filter(None, found.groups())).strip() for found in _MATH.finditer(line)]
-    if formulas:
-        return _right_side(formulas[-1])
-    line = re.sub(r"(?<=[\w.])\s+\([^()]*[a-zA-Z]{2,}[^()]*\)$", "", line)  # "7 (seven)"
-    line = re.split(r"(?<=[\w)])[.;!?]\s+(?=[A-Z])|,\s+(?:because|since|so|as|which)\b", line)[
-        0
-    ]  # what is said after it
-    line = _right_side(line)
-    inside = _NUMBER.search(line)
-    # "(3, 4)" and "3 \pm 2" are more than their first number, "3 apples" is not.
-    whole = number(line) is None and re.search(r"[\\()\[\]^+*]|\d\s*,\s*-?\d", line)
-    return line if whole or not inside else _plain(inside[0])
+        return _right_side(held(shown))
+    line = re.sub(r"\*\*(?!\w)|(?<!\w)\*\*", "", _first_line(rest))
+    line = bare(_without_asides(_MONEY.sub("", bare(line))))
+    formulas = [held(found) for found in MATH.finditer(line)]
+    words, line = MATH.sub(" ", line), MATH.sub(held, line)
+    if len(formulas) == 1 and is_prose(words) and not _MORE.search(line):
+        return _right_side(formulas[0])
+    line = line.replace("$", "")
+    line = re.sub(r"^[^\d=]*\b(?:is|are|equals)\s+(?=\S*\d|\\)", "", _right_side(line))  # "the value of x is 5"
+    return _amount(line)
+
+
+def _without_asides(line: str) -> str:
+    """Return a line up to what is said about the answer: `7` of `7 (seven), because 3 + 4 = 7`."""
+    line = _ADDED.split(line)[0]
+    return re.sub(r"(?<=[\w.%$])\s+\(([\w\s,.'/$%-]*[a-zA-Z]{3}[\w\s,.'/$%-]*)\)(?=\s|$)", _aside, line)
+
+
+def _aside(found: re.Match[str]) -> str:
+    return found[0] if is_weighty(found[1]) else ""  # "7 (seven)" is 7, "5 (million)" is not 5
+
+
+def _amount(line: str) -> str:
+    """Return the number of a line that says a number, its unit and nothing else of worth; other lines as they are."""
+    first = NUMBER.search(line)
+    if not first or not is_prose(line[: first.start()]) or _MORE.search(line):
+        return line
+    rest = line[first.end() :]
+    unit = _ASIDE.split(rest)[0]  # "64 dollars for 16 glasses"
+    plain = re.fullmatch(r"\s*(?:\\?%|°|\^\{?\\circ\}?)?\s*", unit)
+    return _plain(first[0]) if plain or is_unit(unit) or is_unit(rest.replace("$", "")) else line
 
 
 def _right_side(text: str) -> str:
-    """Return what an equation of numbers comes to: `15` of `20 - 5 = 15`; other texts as they are."""
-    left, _, right = text.rpartition("=")
-    return right.strip() if left.strip() and re.search(r"\d", left) and _NUMBER.search(right) else text
+    r"""Return what an equation of numbers comes to, and a chain of equations; other texts as they are.
+
+    `15` of `20 - 5 = 15`, `25\pi` of `A = \pi r^2 = 25\pi` and `7` of `the total = 7`; all of `y = -2x` and of
+    `x + y = 0`.
+    """
+    *sides, last = (side.strip() for side in text.split("="))
+    if not sides or not NUMBER.search(last) or re.search(r"[<>≤≥]", text) or is_list(text):
+        return text
+    words = re.sub(r"(?<=\d)\s*x\s*(?=\d)", "*", sides[0])
+    words = " ".join(re.findall(r"(?<![\\a-zA-Z])[a-zA-Z]+", words))
+    return last if len(sides) > 1 or (all(sides) and is_prose(words)) else text
 
 
 def last_boxed(text: str) -> str | None:
@@ -93,27 +144,43 @@ def last_boxed(text: str) -> str | None:
 
 
 def same_answer(given: str, expected: str) -> bool:
-    """Return whether two answers are the same, as numbers, tuples, sets or normalised text. An empty one never is."""
+    r"""Return whether two answers are the same, as numbers, tuples, sets or normalised text. An empty one never is.
+
+    Names and units count only where both answers give one: `x = 5` is the same as `5`, not as `y = 5`; `50 cents` is
+    the same as `50`, not as `$50`, for a bare number does not tell its unit. Nothing is converted: `50 cents` is not
+    the same as `$0.50`, nor `5\%` as `0.05`. Of options, the letter is the answer: `(B) Paris` is the same as `B`.
+    """
     table, another = _entries(given), _entries(expected)
     if table and another:
         return [*map(len, table)] == [*map(len, another)] and all(
             same_answer(a, b) for a, b in zip(chain(*table), chain(*another), strict=True)
         )
-    one, other = _normal(given), _normal(expected)
-    if not one or not other:
+    one, other = reading(given), reading(expected)
+    if not one.body or not other.body or _clash(one.name, other.name) or _clash(one.unit, other.unit):
         return False
-    if one == other:
+    if one.body == other.body:
         return True
-    first, second = number(given), number(expected)
+    first, second = value(one.body), value(other.body)
     if first is not None or second is not None:
         return first == second
-    parts, others = _parts(one), _parts(other)
-    if parts is None or others is None or parts[0] != others[0] or len(parts[1]) != len(others[1]):
+    if re.fullmatch("[a-j]", one.body) or re.fullmatch("[a-j]", other.body):
+        return _option(given) == _option(expected) != ""
+    return _same_list(parts(one.body), parts(other.body))
+
+
+def _clash(one: str, other: str) -> bool:
+    """Return whether two names or units are given and differ; `f(x) = 2x` and `y = 2x` may name the same."""
+    return bool(one and other) and one != other and ("(" in one) == ("(" in other)
+
+
+def _same_list(one: tuple[str, list[str]] | None, other: tuple[str, list[str]] | None) -> bool:
+    """Return whether two lists hold the same; a tuple or an interval has an order, a bare list has none."""
+    if one is None or other is None or one[0] != other[0] or len(one[1]) != len(other[1]):
         return False
-    if parts[0]:  # a tuple or an interval has an order, a bare list has none
-        return all(same_answer(a, b) for a, b in zip(parts[1], others[1], strict=True))
-    left = list(others[1])
-    for part in parts[1]:
+    if one[0]:
+        return all(same_answer(a, b) for a, b in zip(one[1], other[1], strict=True))
+    left = list(other[1])
+    for part in one[1]:
         match = next((each for each in left if same_answer(part, each)), None)
         if match is None:
             return False
@@ -121,124 +188,19 @@ def same_answer(given: str, expected: str) -> bool:
     return True
 
 
-def number(text: str) -> Fraction | None:
-    r"""Return the number that a text is, `1,234`, `-\frac{3}{4}`, `2 1/2`, `$18 dollars` or `1.5 \times 10^3`; or None.
-
-    A text that says more than one number and its unit is none.
-    """
-    bare = _normal(text)
-    signed = re.fullmatch(r"([-+]?)(.*)", bare, re.DOTALL)
-    sign, size = (-1 if signed[1] == "-" else 1, signed[2]) if signed else (1, bare)
-    power = re.fullmatch(r"(.*?)(?:\*10\^\{?(-?\d+)\}?|[eE]([-+]?\d+))", size)
-    exponent = 0
-    if power and len(power[2] or power[3]) < 6:
-        size, exponent = power[1], int(power[2] or power[3])
-    scale = re.fullmatch(rf"(.*?)({'|'.join(_SCALES)})", size)
-    if scale:
-        size, exponent = scale[1], exponent + _SCALES[scale[2]]
-    if len(size) > _LONGEST or abs(exponent) > _LONGEST:
-        return None
-    mixed = re.fullmatch(r"(?:(\d+) ?)?(?:\((-?\d+)\)/\((-?\d+)\)|(?<!\d)(\d+)/(\d+))", size)
-    if mixed:
-        above, below = int(mixed[2] or mixed[4]), int(mixed[3] or mixed[5])
-        value = None if below == 0 else int(mixed[1] or 0) + Fraction(above, below)
-    elif re.fullmatch(r"\d+\.?\d*|\.\d+", size):
-        value = Fraction(size.rstrip("."))
-    else:
-        value = None
-    if value is None:
-        return None
-    return sign * value * Fraction(10) ** exponent
+def _option(text: str) -> str:
+    """Return the letter of an option, `b` of `B`, `(B) Paris`, `B. Paris`, `B) 5`, `option (B)`; empty for others."""
+    plain = re.sub(r"\\(?:text|textbf|mathrm|mathbf|mbox)\s*\{([^{}]*)\}", r"\1 ", text)
+    found = _OPTION.fullmatch(bare(re.sub(r"\\ |~|\\quad|\$", " ", plain)).lower())
+    if not found or re.search(r"^(?:and|or)\b|\([a-j]\)", found[4] or ""):  # "(A) or (B)" is none
+        return ""
+    return found[1] or found[2] or found[3]
 
 
-def _normal(text: str) -> str:
-    """Return a text without what does not count: spacing, styles, units, and other ways to write the same."""
-    bare = _bare(text)
-    math = _MATH.fullmatch(bare)
-    bare = next(filter(None, math.groups())).strip() if math else bare
-    for old, new in _REPLACED:
-        bare = old.sub(new, bare)
-    bare = re.sub(r"^(?:[a-zA-Z]|[a-z]\([a-z]\))\s*(?:=|\\in(?![a-z]))\s*", "", bare)
-    whole = re.fullmatch(r"\\text\{([^{}]*)\}", bare)
-    bare = whole[1] if whole else re.sub(r"(?<=[\d)}])\s*\\text\{[^{}]*\}(?:\^\{?\d\}?)?$", "", bare)
-    bare = _fractions(bare)
-    bare = _without_unit(bare)
-    bare = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", bare) if _is_grouped(bare) else bare
-    bare = re.sub(r"^\((\w)\)$", r"\1", bare)
-    # A space between digits tells the whole part of a mixed number from its fraction; others say nothing.
-    return re.sub(r"(?<=\d) +(?=\d)", "\0", bare).replace(" ", "").replace("\0", " ").lower()
-
-
-_REPLACED = tuple(
-    (re.compile(old), new)
-    for old, new in (
-        (r"[−–]", "-"),
-        (r"\\!|\\,|\\;|\\:|\\ |~|\\quad|\\left(?![a-z])|\\right(?![a-z])|\\displaystyle", ""),
-        (r"\{,\}", ","),
-        (r"\\(?:text|mathrm|textbf|mathbf|mbox|operatorname)\s*\{", r"\\text{"),
-        (r"\\?\$|€|£|\\?%|\^\{?\\circ\}?|°|\\degree(?![a-z])", ""),
-        (r"\\cdot(?![a-z])|\\times(?![a-z])|×|·", "*"),
-        (r"\s*\*\s*", "*"),
-        (r"\\[dtc]frac", r"\\frac"),
-        (r"\\sqrt\s*(\w)", r"\\sqrt{\1}"),
-        (r"^([-+])\s+", r"\1"),
-        (r"\s*/\s*", "/"),
-    )
+_OPTION = re.compile(
+    r"(?:the )?(?:(?:option|choice|letter) )?(?:\(([a-j])\)|([a-j])[).:]|([a-j]))(?:(?<![a-j])\s+([\w$\\].*))?",
+    re.DOTALL,
 )
-
-
-def _without_unit(text: str) -> str:
-    """Return a number without its unit: a word of three letters or more, or a short one that is known to be one."""
-    found = re.fullmatch(r"([-+]?(?:[\d,.]+|[\d ]*\d\s?/\s?\d+))(\s*)([a-zA-Z][a-zA-Z .]*)", text, re.DOTALL)
-    if not found:
-        return text
-    words = found[3].strip(". ").lower().split()
-    # "2 m" are metres, "2m" may be twice m.
-    units = all(
-        (_SHORT_UNIT.fullmatch(word) and (len(word) > 1 or found[2]))
-        or (len(word) > 2 and not _NO_UNIT.fullmatch(word))
-        for word in words
-    )
-    return found[1] if units else text
-
-
-_SHORT_UNIT = re.compile("m|s|g|h|l|mm|cm|km|kg|mg|ml|dl|hz|kb|mb|gb|tb|ft|in|yd|mi|oz|lb|hr|sq|of|to|at|or")
-_NO_UNIT = re.compile("sin|cos|tan|cot|sec|csc|log|exp|thousand|million|billion|trillion|hundred|dozen")
-_SCALES = {"thousand": 3, "million": 6, "billion": 9, "trillion": 12}
-_LONGEST = 300  # digits and places of what is taken for a number: a loop of digits is none
-
-
-def _fractions(text: str) -> str:
-    r"""Write `\frac{a}{b}` and `\frac12` as `(a)/(b)`, innermost first, and plain ones without brackets."""
-    text = re.sub(r"\\frac\s*(\d)\s*(\d)", r"\\frac{\1}{\2}", text)
-    text = re.sub(r"\\frac\s*(\d)\s*\{", r"\\frac{\1}{", text)
-    text = re.sub(r"(\\frac\s*\{[^{}]*\})\s*(\w)", r"\1{\2}", text)
-    before = ""
-    while before != text:
-        before, text = text, re.sub(r"\\frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}", r"(\1)/(\2)", text)
-    text = re.sub(r"(?<=\d)\s*\((\d+)\)/\((\d+)\)", r" \1/\2", text)  # a mixed number
-    return re.sub(r"\(([\w.]+|\\pi)\)/\(([\w.]+)\)", r"\1/\2", text)
-
-
-def _is_grouped(text: str) -> bool:
-    return bool(re.fullmatch(r"[-+]?\d{1,3}(?:,\d{3})+(?:\.\d+)?(?:\D.*)?", text)) or not _parts(text)
-
-
-def _parts(text: str) -> tuple[str, list[str]] | None:
-    """Return the brackets around a list and what commas part in it; None when nothing is parted."""
-    kind = ""
-    if text[:1] in ("(", "[") and text[-1:] in (")", "]"):
-        kind, text = text[0] + text[-1], text[1:-1]
-    elif text.startswith(r"\{") and text.endswith(r"\}"):
-        text = text[2:-2]
-    parts, depth = [""], 0
-    for letter in text:
-        depth += (letter in _BRACKETS) - (letter in _BRACKETS.values())
-        if letter == "," and depth == 0:
-            parts.append("")
-        else:
-            parts[-1] += letter
-    return (kind, parts) if len(parts) > 1 and all(parts) else None
 
 
 def _entries(text: str) -> list[list[str]] | None:
@@ -251,13 +213,6 @@ def _entries(text: str) -> list[list[str]] | None:
 
 def _first_line(text: str) -> str:
     return next((line.strip() for line in text.splitlines() if line.strip()), "")
-
-
-def _bare(text: str) -> str:
-    """Return a text without the marks around it."""
-    bare = text.strip().strip("*`\"'“”").strip()
-    bare = re.sub(r"(?<!\.)\.$|(?<![\d)])!+$", "", bare).rstrip(";:?, ").strip("*`\"'“” ")
-    return re.sub(r"^(?:is|=|:)\s*", "", bare)
 
 
 def _plain(text: str) -> str:

@@ -54,9 +54,24 @@ class ExactReward:
 
     Attributes:
         problems: With the answers; a question that stands there twice has one answer.
+
+    Raises:
+        ConfigError: A question has two answers that are not the same.
     """
 
     problems: Problems
+
+    def __post_init__(self) -> None:
+        """Refuse a question with two answers: which of them a prompt asks for cannot be told."""
+        known: dict[str, Problem] = {}
+        for item in self.problems.items:
+            first = known.setdefault(item.question, item)
+            if first.answer != item.answer and not self.problems.correct(first, item.answer):
+                raise ConfigError(
+                    f"{item.question!r} has the answers {first.answer!r} and {item.answer!r} in {self.problems.name}; "
+                    "expected one answer to each question.",
+                    hint="Remove one of the two problems, or tell their questions apart.",
+                )
 
     def __call__(self, prompts: Sequence[str], texts: Sequence[str]) -> Tensor:
         """Return the rewards of texts.
