@@ -32,11 +32,21 @@ SETTINGS = {
     "qwen3-moe": ("Qwen3MoeConfig", {"num_experts": 4, "moe_intermediate_size": 16, **EXPERTS, **HEAD}),
 }
 
+ODD = {
+    "gpt-neo": (
+        "GPTNeoConfig",  # its layers cannot have a static cache
+        {"hidden_size": 32, "num_layers": 3, "num_heads": 4, "attention_types": [[["global"], 3]], **WORDS},
+    ),
+    "roberta": ("RobertaConfig", {"hidden_size": 32, "intermediate_size": 48, "is_decoder": True, **DEEP}),
+    "granite": ("GraniteConfig", {"residual_multiplier": 0.3, **LLAMA}),
+}
+_OF_A_PART = {"layers": 2, "attention_heads": 4, "ffn_dim": 48}
 
-def build(name):
-    kind, settings = SETTINGS[name]
+
+def build(name, **changes):
+    kind, settings = (SETTINGS | ODD)[name]
     torch.manual_seed(0)
-    config = getattr(transformers, kind)(**settings)
+    config = getattr(transformers, kind)(**settings | changes)
     return transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
 
 
@@ -56,6 +66,36 @@ def llama():
 def gpt2():
     """One model with learned positions."""
     return build("gpt2")
+
+
+@pytest.fixture
+def neo():
+    """One model whose attention is a module inside a module."""
+    return build("gpt-neo")
+
+
+@pytest.fixture
+def roberta():
+    """One model whose layers are not made of one attention and one feed-forward part."""
+    return build("roberta")
+
+
+@pytest.fixture
+def odd():
+    """Builds a model by its name, with changes of its configuration."""
+    return build
+
+
+@pytest.fixture(params=["t5", "bart"])
+def translator(request):
+    """Models with an encoder and a decoder, each with the name of its first layer inside of both."""
+    torch.manual_seed(0)
+    if request.param == "t5":
+        sizes = {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4, "decoder_start_token_id": 0}
+        return transformers.T5ForConditionalGeneration(transformers.T5Config(**sizes, **WORDS)).eval(), "block.0:output"
+    parts = {f"{part}_{key}": n for part in ("encoder", "decoder") for key, n in _OF_A_PART.items()}
+    config = transformers.BartConfig(d_model=32, max_position_embeddings=64, decoder_start_token_id=1, **parts, **WORDS)
+    return transformers.BartForConditionalGeneration(config).eval(), "layers.0:output"
 
 
 @pytest.fixture(scope="session")

@@ -20,6 +20,13 @@ def test_bisection_finds_the_strength(sign):
     assert len(found.tried) < 25
 
 
+def test_bisection_may_stop_anywhere_on_a_plateau_and_refuses_what_is_no_number():
+    assert bisect(lambda a: min(2 * a, 0.5), 0.5, low=0, high=1).strength == 0.5
+    for bad in (0.0, 1.0, 0.5):
+        with pytest.raises(ConfigError, match=f"no number at strength {bad:.3g}"):
+            bisect(lambda a, bad=bad: math.nan if a == bad else a, 0.3, low=0, high=1)
+
+
 def test_bisection_says_when_the_target_is_out_of_reach():
     with pytest.raises(ConfigError, match=r"0\.9 is not reached"):
         bisect(lambda a: a / 10, 0.9, low=0, high=5)

@@ -126,6 +126,26 @@ def test_generation_keeps_prompt_and_steps_apart(model, padded):
         acts["layers.1.resid_post"]
 
 
+def test_a_prompt_in_chunks_is_no_prefill_and_no_step(llama, ids):
+    settings = {"max_new_tokens": 3, "min_new_tokens": 3, "do_sample": False}
+    with capture(llama, "layers.1.resid_post") as acts:
+        llama.generate(ids, prefill_chunk_size=2, **settings)
+    assert [each.time for each in acts.passes] == [2, 2, 2, 1, 1]
+    for read in (acts.prefill, acts.steps):
+        with pytest.raises(LatentError, match=r"Pass 1 read 2 tokens with a filled cache[\s\S]*passes\[i\]"):
+            read("layers.1.resid_post")
+
+
+def test_passes_without_a_cache_are_told_apart_by_number(llama, ids):
+    with capture(llama, "layers.1.resid_post") as acts:
+        llama.generate(ids, max_new_tokens=3, min_new_tokens=3, do_sample=False, use_cache=False)
+    with pytest.raises(LatentError, match=r"there were 3[\s\S]*Without a cache each pass reads the whole text"):
+        acts.prefill("layers.1.resid_post")
+    with pytest.raises(LatentError, match=r"No step was decoded with a cache[\s\S]*use_cache"):
+        acts.steps("layers.1.resid_post")
+    assert [each["layers.1.resid_post"].shape[1] for each in acts.passes] == [6, 7, 8]
+
+
 def test_the_prompts_last_logits_are_found_when_only_they_are_computed(llama, padded):
     ids, mask = padded
     with capture(llama, "logits", positions="last") as acts:
@@ -200,7 +220,10 @@ def test_a_broken_pass_is_forgotten(llama, ids):
 
 def test_sites_that_are_not_reached_are_errors(llama, ids):
     vectors = llama.get_input_embeddings()(ids)
-    with pytest.raises(LatentError, match="did not reach 'embed'"), capture(llama, "embed"):
+    with (
+        pytest.raises(LatentError, match=r"did not reach 'embed'[\s\S]*torch\.compile[\s\S]*prepare"),
+        capture(llama, "embed"),
+    ):
         llama(inputs_embeds=vectors)
     with pytest.raises(LatentError, match="No forward pass"), capture(llama, "embed"):
         pass

@@ -284,6 +284,35 @@ def test_settings_for_each_beam_are_refused_when_beams_move(llama, ids):
         llama.generate(ids[:1], num_beams=4, max_new_tokens=8)
 
 
+def test_beams_that_move_without_a_cache_are_refused_too(llama, ids):
+    settings = {"num_beams": 3, "max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False, "use_cache": False}
+    vectors = torch.stack([VECTOR, OTHER, -VECTOR]) * 3
+    with pytest.raises(LatentError, match="other settings"), edit(llama, {SITE: Add(vectors.repeat(3, 1))}):
+        llama.generate(ids, **settings)
+    made = []
+    same = ids[:1].repeat(3, 1)  # three equal prompts with settings of their own: a beam may look like another text's
+    for use_cache in (True, False):
+        with edit(llama, {SITE: Add(vectors)}, copies=3):
+            made.append(llama.generate(same, **{**settings, "use_cache": use_cache}))
+    assert torch.equal(*made)
+    with edit(llama, {SITE: Add(VECTOR)}):
+        llama.generate(ids, **settings)
+
+
+def test_batches_that_follow_one_another_are_no_moved_beams(llama, ids):
+    with edit(llama, {SITE: Add(torch.stack([VECTOR, OTHER, -VECTOR]))}):
+        for end in (4, 5, 6):
+            llama(ids[:, :end])
+        llama(ids[:, :3])
+        llama(ids.flip(0)[:, 1:5])
+        llama(inputs_embeds=llama.get_input_embeddings()(ids))
+        llama(ids[:, :5])
+    with edit(llama, {SITE: Add(torch.stack([VECTOR, OTHER, -VECTOR]))}):
+        llama(ids[:, :4])
+        with pytest.raises(LatentError, match="moves row 2 to row 0"):
+            llama(ids.flip(0)[:, :5])
+
+
 @pytest.mark.parametrize("error", [None, RuntimeError, KeyboardInterrupt])
 def test_the_model_is_restored(llama, ids, error):
     plain = llama(ids).logits
@@ -434,3 +463,21 @@ def test_wrong_operations_are_answered(llama, ids):
             Add(VECTOR, positions=positions)
     with pytest.raises(ConfigError, match="copies"):
         edit(llama, {SITE: Zero()}, copies=0)
+
+
+@pytest.mark.parametrize("given", [VECTOR, 2.0, lambda h: h, [Add(VECTOR), VECTOR]])
+def test_what_is_no_operation_is_refused_at_once(llama, given):
+    with pytest.raises(ConfigError, match=r"is no operation\.\nAdd\(vector\)"):
+        edit(llama, {SITE: given})
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
+def test_numbers_that_are_not_finite_are_refused(llama, number):
+    for make in (lambda: Add(VECTOR, strength=number), lambda: Scale(number), lambda: Zero(strength=number)):
+        with pytest.raises(ConfigError, match="no finite number"):
+            make()
+    if number != number:
+        with pytest.raises(ConfigError, match="high=nan"):
+            Clamp(VECTOR, high=number)
+    else:
+        Clamp(VECTOR, low=number, high=number)

@@ -163,3 +163,46 @@ def test_places_are_refused_where_there_are_no_tokens(case):
     model, site, inputs, axis = case
     with pytest.raises(LatentError), edit(model, {site: Zero(axis=axis, positions=slice(1, 2))}):
         run(model, inputs)
+
+
+def test_an_encoder_and_a_decoder_are_read_and_edited_whole(translator, ids, padded):
+    model, layer = translator
+    texts, mask = padded
+    inputs = {"input_ids": texts, "attention_mask": mask, "decoder_input_ids": ids[:, :4]}
+    sites = [f"{path}.{layer}" for path, _ in model.named_modules() if path.endswith(("encoder", "decoder"))]
+    with capture(model, sites) as acts:
+        plain = model(**inputs).logits
+    assert sorted(acts[site].shape[1] for site in sites) == [4, 6]
+    for site in sites:
+        with edit(model, {site: Scale(2.0)}), capture(model, site) as after:
+            assert not torch.equal(model(**inputs).logits, plain)
+        assert torch.equal(after[site], acts[site] * 2.0)
+    with capture(model, "lm_head:output") as acts:
+        model.generate(texts, attention_mask=mask, max_new_tokens=4, min_new_tokens=4, do_sample=False)
+    assert acts.prefill("lm_head:output").shape == (3, 1, 64)
+    assert acts.steps("lm_head:output").shape == (3, 3, 64)
+
+
+def test_places_in_two_texts_are_refused_and_found_in_each(translator, ids, padded):
+    model, layer = translator
+    texts, mask = padded
+    words = {"input_ids": texts, "attention_mask": mask}
+    op = Zero(positions=slice(0, 1))
+    for more in ({"decoder_input_ids": ids[:, :4]}, {"labels": ids[:, :4]}):
+        with pytest.raises(LatentError, match="two texts"), capture(model, "lm_head:output", positions="last"):
+            model(**words, **more)
+        with pytest.raises(LatentError, match="two texts"), edit(model, {"lm_head:output": op}):
+            model(**words, **more)
+    with pytest.raises(LatentError, match="takes no tokens"), prepare(model, {"lm_head:output": op}):
+        model(**words, decoder_input_ids=ids[:, :4])
+    with pytest.raises(LatentError, match="get_decoder"), capture(model, "lm_head:output", positions="mean"):
+        model.generate(**words, max_new_tokens=2)
+    parts = model.get_encoder(), model.get_decoder()
+    with capture(parts[0], layer, positions="mean") as mean, capture(parts[0], layer) as read:
+        with capture(parts[1], layer) as before:
+            model(**words, decoder_input_ids=ids[:, :4])
+        with edit(parts[1], {layer: Scale(2.0, positions=slice(1, 2))}), capture(parts[1], layer) as after:
+            model(**words, decoder_input_ids=ids[:, :4])
+    torch.testing.assert_close(mean.passes[0][layer][2], read.passes[0][layer][2, 3:].mean(0))
+    changed = (after[layer] != before[layer]).any(2)
+    assert changed.tolist() == [[False, True, False, False]] * 3

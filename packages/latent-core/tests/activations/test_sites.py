@@ -75,6 +75,116 @@ def test_a_mixture_of_experts_says_that_it_has_no_hidden_units(model):
             resolve(model, "layers.1.mlp_act")
 
 
+def test_an_attention_inside_an_attention_is_looked_into(neo, ids):
+    (site,) = resolve(neo, "layers.1.attn_heads")
+    assert (site.path, site.side) == ("transformer.h.1.attn.attention.out_proj", "input")
+    test_every_architecture_has_every_name(neo)
+    test_what_attention_and_feed_forward_add_is_what_the_stream_gains(neo, ids)
+    test_projections_link_what_is_before_and_after_them(neo, ids)
+
+
+def test_a_layer_that_is_made_otherwise_has_the_sites_that_are_found(roberta, ids):
+    both = ("resid_pre", "resid_post")
+    assert site_names(roberta) == ["embed", *(f"layers.{i}.{key}" for i in range(3) for key in both), "logits"]
+    paths = ["roberta.encoder.layer.1", "roberta.encoder.layer.1.attention.output:output"]
+    with capture(roberta, ["layers.1.resid_post", "layers.2.resid_pre", "logits", *paths]) as acts:
+        logits = roberta(ids).logits
+    assert torch.equal(acts["logits"], logits)
+    assert torch.equal(acts[paths[0]], acts["layers.1.resid_post"])
+    assert torch.equal(acts[paths[0]], acts["layers.2.resid_pre"])
+    assert acts[paths[1]].shape == (3, 6, 32)
+    for name in ("layers.1.attn_out", "layers.*.attn_heads"):
+        with pytest.raises(UnknownName, match="expected one output projection of attention, found self, output"):
+            resolve(roberta, name)
+    with pytest.raises(UnknownName, match="expected one feed-forward part, found intermediate, output"):
+        resolve(roberta, "layers.0.mlp_act")
+    with pytest.raises(UnknownName, match="expected one normalisation beside the layers, found none"):
+        resolve(roberta, "final_norm")
+    with pytest.raises(UnknownName, match="layers 0 to 2"):
+        resolve(roberta, "layers.3.resid_post")
+
+
+class Adapted(nn.Module):
+    """A projection with a low-rank adapter, as PEFT wraps it; it may tell its widths."""
+
+    def __init__(self, base, tells):
+        super().__init__()
+        self.base_layer = base
+        self.lora_A = nn.ModuleDict({"default": nn.Linear(base.in_features, 2, bias=False)})
+        self.lora_B = nn.ModuleDict({"default": nn.Linear(2, base.out_features, bias=False)})
+        if tells:
+            self.in_features, self.out_features = base.in_features, base.out_features
+
+    def forward(self, x):
+        return self.base_layer(x) + self.lora_B["default"](self.lora_A["default"](x))
+
+
+def adapt(model, *names, tells=True):
+    for path, module in [*model.named_modules()]:
+        if path.rpartition(".")[2] in names:
+            parent, _, name = path.rpartition(".")
+            setattr(model.get_submodule(parent), name, Adapted(module, tells))
+    return model
+
+
+@pytest.mark.parametrize(
+    "names", [("down_proj",), ("q_proj", "v_proj"), ("o_proj", "gate_proj", "up_proj", "down_proj")]
+)
+def test_a_wrapped_projection_is_one_projection(llama, ids, names):
+    before = [(site.name, site.path, site.side) for site in resolve(llama, "layers.*.*")]
+    adapt(llama, *names)
+    assert [(site.name, site.path, site.side) for site in resolve(llama, "layers.*.*")] == before
+    test_what_attention_and_feed_forward_add_is_what_the_stream_gains(llama, ids)
+    test_projections_link_what_is_before_and_after_them(llama, ids)
+
+
+def test_wrapped_projections_of_a_feed_forward_part_that_is_the_layer(ids, odd):
+    opt = adapt(odd("opt"), "out_proj", "fc1", "fc2")
+    assert [site.path for site in resolve(opt, "layers.0.mlp_*")] == [
+        f"model.decoder.layers.0.{name}" for name in ("fc1", "fc2", "fc2")
+    ]
+    test_what_attention_and_feed_forward_add_is_what_the_stream_gains(opt, ids)
+
+
+@pytest.mark.parametrize(
+    ("name", "wrapped", "gone"),
+    [
+        ("llama", ["o_proj"], ["attn_heads", "attn_out"]),
+        ("llama", ["down_proj"], ["mlp_in", "mlp_act", "mlp_out"]),
+        ("llama", ["gate_proj", "up_proj", "down_proj"], ["mlp_in", "mlp_act", "mlp_out"]),
+        ("opt", ["fc2"], ["mlp_in", "mlp_act", "mlp_out"]),
+        ("opt", ["fc1", "fc2"], ["mlp_in", "mlp_act", "mlp_out"]),
+        ("llama", ["up_proj"], []),
+    ],
+)
+def test_no_site_is_guessed_where_a_wrapper_tells_nothing(odd, name, wrapped, gone):
+    model = adapt(odd(name), *wrapped, tells=False)
+    found = [site.name.rpartition(".")[2] for site in resolve(model, "layers.0.*")]
+    assert found == [key for key in LAYER_SITES if key not in gone]
+    for key in gone:
+        with pytest.raises(UnknownName, match=r"no projection|expected one feed-forward part"):
+            resolve(model, f"layers.0.{key}")
+
+
+def test_projections_of_equal_widths_are_told_apart_or_left_out(odd, ids):
+    model = odd("llama", intermediate_size=32)
+    assert resolve(model, "layers.0.mlp_act")[0].path == "model.layers.0.mlp.down_proj"
+    for layer in model.model.layers:
+        part = layer.mlp
+        part.first, part.second, part.third = part.gate_proj, part.up_proj, part.down_proj
+        del part.gate_proj, part.up_proj, part.down_proj
+    with pytest.raises(UnknownName, match=r"projection back to the residual stream .*found first, second, third"):
+        resolve(model, "layers.0.mlp_act")
+
+
+def test_granite_scales_what_is_added(odd, ids):
+    """As the manual says."""
+    with capture(odd("granite"), "layers.0.*") as acts:
+        acts.run(ids)
+    read = {key: acts[f"layers.0.{key}"] for key in ("resid_pre", "attn_out", "mlp_out", "resid_post")}
+    torch.testing.assert_close(read["resid_pre"] + 0.3 * (read["attn_out"] + read["mlp_out"]), read["resid_post"])
+
+
 def test_wildcards_stand_for_one_part(llama):
     assert [s.name for s in resolve(llama, "layers.*.resid_post")] == [f"layers.{i}.resid_post" for i in range(3)]
     assert [s.path for s in resolve(llama, "model.layers.*.mlp")] == [f"model.layers.{i}.mlp" for i in range(3)]

@@ -34,10 +34,10 @@ def bisect(
     tolerance: float = 0.01,
     steps: int = 12,
 ) -> Calibration:
-    """Find the least strength at which a measure that moves one way reaches `target`.
+    """Find a strength at which a measure that moves one way is near `target`: one of several where it stays there.
 
     Args:
-        measure: Called with a strength; the same strength must give the same number.
+        measure: Called with a strength; the same strength must give the same number, which is finite.
         target: The wanted value, between those at `low` and `high`.
         low: Least strength.
         high: Greatest strength.
@@ -45,9 +45,9 @@ def bisect(
         steps: Most halvings.
 
     Raises:
-        ConfigError: When the target is not between the values at both ends.
+        ConfigError: When the target is not between the values at both ends, or a value is not a number.
     """
-    tried = [(strength, measure(strength)) for strength in (low, high)]
+    tried = [(strength, _number(measure, strength)) for strength in (low, high)]
     (_, first), (_, last) = tried
     if not min(first, last) <= target <= max(first, last):
         raise ConfigError(
@@ -57,12 +57,21 @@ def bisect(
     rises = last > first
     for _ in range(steps):
         middle = (low + high) / 2
-        value = measure(middle)
+        value = _number(measure, middle)
         tried.append((middle, value))
         if abs(value - target) <= tolerance:
             return Calibration(middle, tuple(tried))
         low, high = (middle, high) if (value < target) == rises else (low, middle)
     return Calibration(min(tried, key=lambda each: abs(each[1] - target))[0], tuple(tried))
+
+
+def _number(measure: Callable[[float], float], strength: float) -> float:
+    value = measure(strength)
+    if math.isnan(value):
+        raise ConfigError(
+            f"The measure is no number at strength {strength:.3g}.", hint="Look at what it was made of, or lower high."
+        )
+    return value
 
 
 class ProbabilisticBisection:

@@ -28,10 +28,12 @@ class Captured(Mapping[str, Tensor]):
 
     Attributes:
         phase: `"prefill"`, or `"decode"` when a cache held earlier tokens.
+        time: Tokens of each row in this pass; None when the model takes no tokens or two texts of them.
     """
 
-    def __init__(self, phase: str) -> None:
+    def __init__(self, phase: str, time: int | None) -> None:
         self.phase = phase
+        self.time = time
         self._values: dict[str, Tensor] = {}
 
     def __getitem__(self, name: str) -> Tensor:
@@ -147,20 +149,37 @@ class capture(Taps):
         Raises:
             LatentError: When there were more passes, or none.
         """
-        return self._only(self.passes, "forward pass")[name]
+        if len(self.passes) != 1:
+            raise LatentError(
+                f"Expected one forward pass, but there were {len(self.passes)}.",
+                hint="Look at passes[i][site]; of generate() at prefill(site) and steps(site).",
+            )
+        return self.passes[0][name]
 
     def prefill(self, name: str) -> Tensor:
-        """Return the tensor of a site in the pass that read the prompt of `generate()`."""
-        return self._only([each for each in self.passes if each.phase == "prefill"], "pass without a filled cache")[
-            name
-        ]
+        """Return the tensor of a site in the pass that read the prompt of `generate()`.
+
+        Raises:
+            LatentError: When several passes had no filled cache, or one with a filled cache read several tokens: the
+                prompt was then not read by one pass, or it is not known by which.
+        """
+        found = [each for each in self.passes if each.phase == "prefill"]
+        if len(found) != 1:
+            raise LatentError(
+                f"Expected one pass without a filled cache, but there were {len(found)}.",
+                hint="Without a cache each pass reads the whole text, the first the prompt: look at passes[i][site]. "
+                "Open a context for each generate(), and leave use_cache on.",
+            )
+        self._token_by_token()
+        return found[0][name]
 
     def steps(self, name: str) -> Tensor:
         """Return a site's tensors of all decode steps, oldest first, side by side: `(rows, steps, hidden)`.
 
         Raises:
-            LatentError: When no step was decoded with a cache, or when beam search moved sequences between rows: a row
-                of one step is then not the row of the next.
+            LatentError: When no step was decoded with a cache, when one read several tokens (of a prompt in chunks, or
+                guessed ones), or when beam search moved sequences between rows: a row of one step is then not the row
+                of the next.
         """
         if self._moved:
             raise LatentError(
@@ -169,16 +188,22 @@ class capture(Taps):
             )
         found = [each[name] for each in self.passes if each.phase == "decode"]
         if not found:
-            raise LatentError("No step was decoded with a cache.", hint="Use generate(max_new_tokens=2) or more.")
+            raise LatentError(
+                "No step was decoded with a cache.",
+                hint="Use generate(max_new_tokens=2) or more, and leave use_cache on.",
+            )
+        self._token_by_token()
         return torch.cat([value if value.ndim > 2 else value.unsqueeze(1) for value in found], dim=1)
 
-    def _only(self, found: list[Captured], what: str) -> Captured:
-        if len(found) != 1:
+    def _token_by_token(self) -> None:
+        """Raise a `LatentError` when a pass with a filled cache read several tokens."""
+        several = [i for i, each in enumerate(self.passes) if each.phase == "decode" and (each.time or 1) > 1]
+        if several:
             raise LatentError(
-                f"Expected one {what}, but there were {len(found)}.",
-                hint="Look at passes[i][site]; of generate() at prefill(site) and steps(site).",
+                f"Pass {several[0]} read {self.passes[several[0]].time} tokens with a filled cache, so what is prompt "
+                "and what are steps is not known.",
+                hint="Look at passes[i][site], or generate without prefill_chunk_size, assistant and earlier cache.",
             )
-        return found[0]
 
     def _whole(self) -> list[Captured]:
         """Return the passes that have ended and are not written."""
@@ -200,7 +225,7 @@ class capture(Taps):
         if call is not self._seen:  # a pass that was broken off has the same number
             self._seen = call
             self._pour()
-            self._started[call.index - self._written :] = [Captured(call.phase)]
+            self._started[call.index - self._written :] = [Captured(call.phase, call.time)]
         chosen = tensor if self._all else _choose(site, tensor, call, self._positions)
         chosen = chosen if self._to is None else chosen.to(self._to)
         if chosen is tensor or chosen.untyped_storage().data_ptr() == tensor.untyped_storage().data_ptr():

@@ -109,15 +109,19 @@ def locate(model: nn.Module, site: str, config: DirectionConfig, *, origin: str,
         raise ConfigError("It is not known at which site to act.", hint="Pass site='layers.3.resid_post'.")
     (found, *more) = resolve(model, site)
     if more:
-        raise ConfigError(f"{site!r} names {len(more) + 1} sites.", hint="Name one site.")
+        raise ConfigError(
+            f"{site!r} names {len(more) + 1} sites, and a direction is of one.",
+            hint=f"Name one, such as {found.name!r}; make a direction for each of the others.",
+        )
     if not transfer and origin and found.name != origin:
         raise ProvenanceError(
-            f"It was found at {origin!r} and is to act at {found.name!r}.", hint="Pass transfer=True if that is meant."
+            f"It was found at {origin!r} and is to act at {found.name!r}.",
+            hint="If that is meant, pass transfer=True: direction.on(model, transfer=True).",
         )
     if not transfer and config.model and fingerprint(model) != config.model:
         raise ProvenanceError(
             f"It was found in another model ({config.model_name or 'fingerprint ' + config.model}).",
-            hint="Load that model, or pass transfer=True if another one is meant.",
+            hint="Load that model, or if another one is meant pass transfer=True: direction.on(model, transfer=True).",
         )
     return found.name
 

@@ -1,6 +1,7 @@
 """Write activations: `with edit(model, {site: op})`."""
 
 import functools
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -109,6 +110,8 @@ class Op(ABC):
 
     #: Fields that may differ between rows: how many axes belong to one row, 0 for a number, 1 for a vector.
     BY_ROW: ClassVar[Mapping[str, int]] = {}
+    #: Of these the numbers that may be infinite.
+    ENDLESS: ClassVar[tuple[str, ...]] = ()
     #: Tensors that follow from the fields, of a shape that follows from their shapes; `prepare` keeps them.
     DERIVED: ClassVar[tuple[str, ...]] = ()
 
@@ -118,6 +121,7 @@ class Op(ABC):
     axis: int | None = -1
 
     def __post_init__(self) -> None:
+        self._check_numbers()
         if isinstance(self.when, Tensor) and (self.when.dtype != torch.bool or self.when.ndim != 1):
             raise ConfigError(
                 f"A condition is a bool for each row, given {self.when.dtype}{list(self.when.shape)}.",
@@ -132,6 +136,18 @@ class Op(ABC):
                 f"Positions {self.positions} are not counted from the start in whole numbers, without a step.",
                 hint="Places are 0, 1, 2, ...; for more use a function of the places.",
             )
+
+    def _check_numbers(self) -> None:
+        """Refuse plain numbers that are not finite; tensors are not looked into, which may wait for a GPU."""
+        for name in ("strength", *self.BY_ROW):
+            value = getattr(self, name)
+            if not isinstance(value, float) or math.isfinite(value):
+                continue
+            if math.isnan(value) or name not in self.ENDLESS:
+                raise ConfigError(
+                    f"{type(self).__name__}: {name}={value!r} is no finite number.",
+                    hint="Give a number, or a tensor (batch,) with one for each row.",
+                )
 
     @abstractmethod
     def change(self, hidden: Tensor, weight: Number, rows: Rows) -> Tensor:
@@ -288,6 +304,7 @@ class Clamp(Op):
     """
 
     BY_ROW: ClassVar[Mapping[str, int]] = {"direction": 1, "low": 0, "high": 0}
+    ENDLESS: ClassVar[tuple[str, ...]] = ("low", "high")
 
     direction: Tensor
     low: Number = float("-inf")
@@ -343,7 +360,8 @@ class edit(Taps):
 
     Raises:
         UnknownName: When a site is unknown.
-        ConfigError: When two patterns name the same site, or `copies` is less than one.
+        ConfigError: When two patterns name the same site, what is given for one is no operation, or `copies` is less
+            than one.
         LatentError: See `Taps`; also from a pass in which beam search moves a text to a row with other settings.
     """
 
@@ -360,9 +378,12 @@ class edit(Taps):
             tensor = op(tensor, Rows(site.name, tensor, call, self._copies))
         return tensor
 
+    @functools.cached_property
+    def _by_row(self) -> bool:
+        return any(by_row(op) for given in self._ops.values() for op in given)
+
     def _reorder(self, origin: Tensor) -> None:
-        differ = any(by_row(op) for given in self._ops.values() for op in given)
-        refuse_moves(origin, copies=self._copies, by_row=differ)
+        refuse_moves(origin, copies=self._copies, by_row=self._by_row)
 
 
 def placed(model: nn.Module, ops: Mapping[str, Op | Sequence[Op]]) -> list[tuple[Site, tuple[Op, ...]]]:
@@ -370,14 +391,21 @@ def placed(model: nn.Module, ops: Mapping[str, Op | Sequence[Op]]) -> list[tuple
 
     Raises:
         UnknownName: When a site is unknown.
-        ConfigError: When two patterns name the same site.
+        ConfigError: When two patterns name the same site, or what is given for one is no operation.
     """
     found: dict[tuple[str, str], tuple[Site, tuple[Op, ...]]] = {}
     for pattern, given in ops.items():
+        several = (given,) if isinstance(given, Op) or not isinstance(given, Sequence) else tuple(given)
+        for op in several:
+            if not isinstance(op, Op):
+                raise ConfigError(
+                    f"{pattern!r} was given a {type(op).__name__}, which is no operation.",
+                    hint="Add(vector) adds a vector; others are Scale, Replace, ProjectOut, Clamp, Zero.",
+                )
         for site in resolve(model, pattern):
             if (site.path, site.side) in found:
                 raise ConfigError(f"Site {site.name!r} is named twice.", hint="Give it a list of operations.")
-            found[site.path, site.side] = (site, (given,) if isinstance(given, Op) else tuple(given))
+            found[site.path, site.side] = (site, several)
     return list(found.values())
 
 

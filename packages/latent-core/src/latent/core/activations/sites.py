@@ -30,7 +30,8 @@ LAYER_SITES: dict[str, str] = {
 }
 """Sites of one layer, as `layers.3.NAME`, in the order in which they run."""
 
-_INPUTS_OF_ATTENTION = re.compile(r"(^|_)(q|k|v|kv|qkv|query|key|value|c_attn)(_|$)")
+_INPUTS_OF_ATTENTION = re.compile(r"(^|_)(q|k|v|kv|qkv|Wqkv|query|key|value|c_attn)(_|$)")
+_INPUTS_OF_FEED_FORWARD = re.compile(r"(^|_)(gate|up|in|w1|w3|fc1|h_to_4h)(_|$)|_fc$")
 _FIRST_ARGUMENTS = ("hidden_states", "input", "x", "sample")
 
 
@@ -158,7 +159,7 @@ def _first(output: Mapping[str, Any]) -> str:
 
 def _matching(name: str, survey: "_Survey") -> list[Site]:
     path, _, side = name.partition(":")
-    pattern = re.compile("[^.]+".join(re.escape(part) for part in path.split("*")))
+    pattern = _pattern(path)
     paths = (
         [known for known in survey.paths if known and pattern.fullmatch(known)]
         if side in ("", "input", "output")
@@ -174,18 +175,21 @@ def _matching(name: str, survey: "_Survey") -> list[Site]:
     return sites or [Site(known + suffix, known, side or "output") for known in paths]
 
 
+def _pattern(name: str) -> re.Pattern[str]:
+    return re.compile("[^.]+".join(re.escape(part) for part in name.split("*")))
+
+
 def _unknown(name: str, survey: "_Survey") -> list[Site]:
     canonical = survey.canonical
     known = [*canonical, *(path for path in survey.paths if path)]
+    pattern = _pattern(name)
+    reason = next((why for missing, why in survey.missing.items() if pattern.fullmatch(missing)), "")
+    if reason:
+        raise UnknownName(f"Unknown site {name!r}: {reason}.", hint="Name a module by its path, with ':output'.")
     part = name.rsplit(".", 1)[-1]
     layer = re.fullmatch(r"layers\.(-?\d+)\.(\w+)", name)
     layers = len({key.split(".")[1] for key in canonical if key.startswith("layers.")})
     if layer and layer[2] in LAYER_SITES and layers:
-        if int(layer[1]) in range(layers):
-            raise UnknownName(
-                f"Unknown site {name!r}: this layer's feed-forward part is a mixture of experts.",
-                hint=f"Name a module inside {canonical[f'layers.{layer[1]}.mlp_in'].path!r} by its path.",
-            )
         raise UnknownName(
             f"Unknown site {name!r}: the model has layers 0 to {layers - 1}.",
             hint=f"Did you mean 'layers.{layers - 1}.{layer[2]}'?",
@@ -202,6 +206,7 @@ class _Survey:
     Attributes:
         paths: Paths of all modules.
         canonical: The canonical sites by their names.
+        missing: Why a canonical site is not there, by its name.
         why_not: The reason when there are none.
         matches: The sites that names and patterns stood for.
     """
@@ -209,7 +214,8 @@ class _Survey:
     def __init__(self, model: nn.Module) -> None:
         modules = dict(model.named_modules())
         self.paths = tuple(modules)
-        self.canonical, self.why_not = _canonical(model, modules)
+        self.missing: dict[str, str] = {}
+        self.canonical, self.why_not = _canonical(model, modules, self.missing)
         self.matches: dict[str, list[Site]] = {}
         # Each context asks `holds`, and memory that is not in the processor's cache is slow: so of a module without
         # children only these are looked at, and modules say themselves that they are gone.
@@ -246,8 +252,10 @@ def _children(modules: Iterable[Any]) -> tuple[list[str], list[int]]:
     return [*chain.from_iterable(children)], [*map(id, chain.from_iterable(map(dict.values, children)))]
 
 
-def _canonical(model: nn.Module, modules: Mapping[str, nn.Module]) -> tuple[dict[str, Site], str]:
-    """Return the canonical sites, or none and the reason."""
+def _canonical(
+    model: nn.Module, modules: Mapping[str, nn.Module], missing: dict[str, str]
+) -> tuple[dict[str, Site], str]:
+    """Return the canonical sites, or none and the reason; note in `missing` why single ones are not there."""
     stacks = [path for path, module in modules.items() if _is_stack(module)]
     stacks = [path for path in stacks if not any(path.startswith(f"{other}.") for other in stacks)]
     words, head = _embeddings(model)
@@ -258,10 +266,15 @@ def _canonical(model: nn.Module, modules: Mapping[str, nn.Module]) -> tuple[dict
     path_of = {module: path for path, module in modules.items()}
     sites = [Site("embed", path_of[words])]
     for index, block in enumerate(modules[stack].children()):
-        sites += _layer(f"layers.{index}", f"{stack}.{index}", block)
+        found, reasons = _layer(f"{stack}.{index}", block)
+        sites += [replace(found[key], name=f"layers.{index}.{key}") for key in LAYER_SITES if key in found]
+        missing |= {f"layers.{index}.{key}": why for key, why in reasons.items()}
     trunk = stack.rpartition(".")[0]
     norms = [name for name, child in modules[trunk].named_children() if _is_norm(child) and "emb" not in name]
-    sites += [Site("final_norm", f"{trunk}.{norms[0]}".lstrip("."))] if len(norms) == 1 else []
+    try:
+        sites.append(Site("final_norm", f"{trunk}.{_one_of(norms, 'normalisation beside the layers')}".lstrip(".")))
+    except _NotFound as reason:
+        missing["final_norm"] = str(reason)
     sites.append(Site("logits", ""))
     return {site.name: replace(site, tokens=True) for site in sites}, ""
 
@@ -276,57 +289,84 @@ def _embeddings(model: nn.Module) -> tuple[nn.Module | None, nn.Module | None]:
     return found[0], found[1]
 
 
-def _layer(name: str, path: str, block: nn.Module) -> list[Site]:
-    """Find the sites of one layer by what its parts are."""
-    parts = {key: child for key, child in block.named_children() if any(True for _ in child.children())}
-    attention = _one_of(name, [key for key in parts if _names_attention(key)], "attention")
-    projection = _one_of(
-        name,
-        [key for key, child in parts[attention].named_children() if _is_linear(child) and not _reads(key)],
-        "output projection of attention",
-    )
-    rest = [key for key, child in parts.items() if key != attention and any(p.ndim > 1 for p in child.parameters())]
+def _layer(path: str, block: nn.Module) -> tuple[dict[str, Site], dict[str, str]]:
+    """Find the sites of one layer by what its parts are; of those that are not found, tell why."""
+    sites = {"resid_pre": Site("", path, "input"), "resid_post": Site("", path)}
+    reasons: dict[str, str] = {}
     norms = [key for key, child in block.named_children() if _is_norm(child)]
     after_mlp = [key for key in norms if re.match(r"post_(feedforward|mlp)", key)]
     # In Llama `post_attention_layernorm` stands before the feed-forward part; it follows attention where another norm
     # follows the feed-forward part, unless a third name says so itself (GLM-4).
     own = [key for key in norms if key.startswith("post_self_attn")]
     after_attention = own or [key for key in norms if after_mlp and key.startswith("post_attention")]
-    out = f"{path}.{attention}.{projection}"
-    sites = {
-        "resid_pre": Site("", path, "input"),
-        "attn_heads": Site("", out, "input"),
+    width = None
+    try:
+        out = _attention_out(block)
+        width = _width(block.get_submodule(out))
+        sites["attn_heads"] = Site("", f"{path}.{out}", "input")
         # Where a norm follows (Gemma 2), what is added to the residual stream is the output of that norm.
-        "attn_out": Site("", f"{path}.{after_attention[0]}" if after_attention else out),
-    }
-    sites |= _feed_forward(path, block, _one_of(name, rest, "feed-forward part") if rest else "", out)
-    if after_mlp:
-        sites["mlp_out"] = Site("", f"{path}.{after_mlp[0]}")
-    sites["resid_post"] = Site("", path)
-    return [replace(sites[key], name=f"{name}.{key}") for key in LAYER_SITES if key in sites]
+        sites["attn_out"] = Site("", f"{path}.{after_attention[0] if after_attention else out}")
+    except _NotFound as reason:
+        reasons |= dict.fromkeys(("attn_heads", "attn_out"), str(reason))
+    try:
+        sites |= _feed_forward(path, block, width)
+        if after_mlp:
+            sites["mlp_out"] = Site("", f"{path}.{after_mlp[0]}")
+        if "mlp_act" not in sites:
+            experts = sites["mlp_in"].path
+            reasons["mlp_act"] = f"this layer's feed-forward part is a mixture of experts, {experts!r}"
+    except _NotFound as reason:
+        reasons |= dict.fromkeys(("mlp_in", "mlp_act", "mlp_out"), str(reason))
+    return sites, reasons
 
 
-def _feed_forward(path: str, block: nn.Module, part: str, attention_out: str) -> dict[str, Site]:
-    """Find the sites of the feed-forward part, which may be the layer itself (OPT) or a mixture of experts."""
-    inside = block.get_submodule(part) if part else block
-    where = f"{path}.{part}" if part else path
-    linears = [key for key, child in inside.named_children() if _is_linear(child)]
-    if any(p.ndim > 2 for p in inside.parameters()) or any(isinstance(m, nn.ModuleList) for m in inside.modules()):
-        return {"mlp_in": Site("", where, "input"), "mlp_out": Site("", where)}
-    width = _width(block.get_submodule(attention_out.removeprefix(f"{path}.")))
-    back = [key for key in linears if _width(inside.get_submodule(key)) == width]
-    last = f"{where}.{back[0] if len(back) == 1 else linears[-1]}"
-    first = where if part else f"{where}.{linears[0]}"
+def _attention_out(block: nn.Module) -> str:
+    """Return the path, inside a layer, of the projection that attention ends with."""
+    names = [key for key, child in block.named_children() if _names_attention(key) and _is_part(child)]
+    path = _one_of(names, "attention")
+    while True:
+        parts = {key: child for key, child in block.get_submodule(path).named_children() if _has_matrix(child)}
+        key = _one_of([key for key in parts if not _INPUTS_OF_ATTENTION.search(key)], "output projection of attention")
+        path = f"{path}.{key}"
+        if _is_linear(parts[key]):
+            return path
+        if not _names_attention(key):
+            raise _NotFound(f"{key!r} of its attention is no projection")
+
+
+def _feed_forward(path: str, block: nn.Module, width: int | None) -> dict[str, Site]:
+    """Find the sites of the feed-forward part, which may be the layer itself (OPT) or a mixture of experts.
+
+    `width` is that of the residual stream, if it is known.
+    """
+    parts = {key: child for key, child in block.named_children() if _has_matrix(child) and not _names_attention(key)}
+    if parts and all(map(_is_linear, parts.values())):
+        where = path
+    else:
+        part = _one_of([*parts], "feed-forward part")
+        where, inside = f"{path}.{part}", parts[part]
+        if any(p.ndim > 2 for p in inside.parameters()) or any(isinstance(m, nn.ModuleList) for m in inside.modules()):
+            return {"mlp_in": Site("", where, "input"), "mlp_out": Site("", where)}
+        parts = {key: child for key, child in inside.named_children() if _has_matrix(child)}
+    # What is no projection may hide the one that is looked for: it counts among those that could be it.
+    back = [key for key, child in parts.items() if not _is_linear(child) or width in (None, _width(child))]
+    back = [key for key in back if not _INPUTS_OF_FEED_FORWARD.search(key)]
+    last = _one_of(back, "projection back to the residual stream in its feed-forward part")
+    if not _is_linear(parts[last]):
+        raise _NotFound(f"{last!r} of its feed-forward part is no projection")
+    first = where if where != path else f"{path}.{next(iter(parts))}"
     # The projection's own output: in Bloom the part as a whole returns the sum with the residual stream.
+    last = f"{where}.{last}"
     return {"mlp_in": Site("", first, "input"), "mlp_act": Site("", last, "input"), "mlp_out": Site("", last)}
 
 
-def _one_of(layer: str, found: list[str], what: str) -> str:
+class _NotFound(Exception):
+    """A part of a model is not there exactly once."""
+
+
+def _one_of(found: list[str], what: str) -> str:
     if len(found) != 1:
-        raise LatentError(
-            f"{layer}: expected one {what}, found {', '.join(found) or 'none'}.",
-            hint="Name modules by their paths, with ':output'.",
-        )
+        raise _NotFound(f"expected one {what}, found {', '.join(found) or 'none'}")
     return found[0]
 
 
@@ -344,17 +384,22 @@ def _names_attention(key: str) -> bool:
     return "attn" in key or "attention" in key
 
 
-def _reads(key: str) -> bool:
-    return _INPUTS_OF_ATTENTION.search(key) is not None
-
-
 def _is_leaf(module: nn.Module) -> bool:
     return not any(True for _ in module.children())
 
 
+def _is_part(module: nn.Module) -> bool:
+    return not _is_leaf(module) and not _is_linear(module)
+
+
+def _has_matrix(module: nn.Module) -> bool:
+    return _is_linear(module) or any(p.ndim > 1 for p in module.parameters())
+
+
 def _is_linear(module: nn.Module) -> bool:
+    """Whether a module is one projection, be it one that an adapter was wrapped around (LoRA)."""
     weight = getattr(module, "weight", None)
-    return _is_leaf(module) and isinstance(weight, Tensor) and weight.ndim == 2
+    return (isinstance(weight, Tensor) and weight.ndim == 2) or isinstance(getattr(module, "out_features", None), int)
 
 
 def _is_norm(module: nn.Module) -> bool:
@@ -364,4 +409,7 @@ def _is_norm(module: nn.Module) -> bool:
 
 def _width(linear: nn.Module) -> int | None:
     """Return how many outputs a projection has; GPT-2's stores its weight the other way round and calls them `nf`."""
-    return getattr(linear, "out_features", None) or getattr(linear, "nf", None)
+    for name in ("out_features", "nf"):
+        if isinstance(getattr(linear, name, None), int):
+            return int(getattr(linear, name))
+    return int(linear.weight.shape[0]) if isinstance(linear.weight, Tensor) else None

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from latent.core.activations.clock import Pass, cache_of
+from latent.core.activations.clock import Pass, cache_of, reads_two_texts
 from latent.core.activations.sites import Site
 from latent.core.errors import LatentError, UnknownName
 
@@ -57,7 +57,9 @@ class Taps(ABC):
         self._handles: list[RemovableHandle] = []
         self._thread = 0
         self._call: Pass | None = None
+        self._before: Pass | None = None  # the pass that ended last
         self._reached: set[str] = set()
+        self._two_texts = reads_two_texts(type(model))  # type: ignore[arg-type]  # classes have hashes, whatever Module says
 
     @abstractmethod
     def _visit(self, site: Site, tensor: Tensor, call: Pass) -> Tensor | None:
@@ -66,6 +68,14 @@ class Taps(ABC):
     @abstractmethod
     def _reorder(self, origin: Tensor) -> None:
         """Learn that beam search moved rows; `origin` is, for each row, the row that it continues, int64 `(rows,)`."""
+
+    _copies = 1
+    """Rows, one after the other, that are treated alike."""
+
+    @property
+    def _by_row(self) -> bool:
+        """Whether rows are treated apart, so that `_reorder` must be told of moves that no cache shows."""
+        return False
 
     def __enter__(self) -> Self:
         if self._handles:
@@ -99,7 +109,7 @@ class Taps(ABC):
             handle.remove()
         self._handles.clear()
         self._watch(None)
-        self._call = None
+        self._call = self._before = None
         self._reached.clear()
 
     def _elsewhere(self) -> bool:
@@ -116,20 +126,36 @@ class Taps(ABC):
             )
         self._reached.clear()
         given = dict(zip(self._names, args, strict=False)) | kwargs if args else kwargs
-        self._call = Pass.of(self._ended, given)
+        self._call = Pass.of(self._ended, given, two_texts=self._two_texts)
         self._watch(cache_of(given))
+        if self._before is not None and not self._call.past and self._by_row:
+            self._follow(self._before.tokens, self._call.tokens)
 
     def _end(self, model: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         if self._elsewhere():
             return
-        self._call = None
+        self._before, self._call = self._call, None
         self._ended += 1
         if not self._complete:
             missed = [site.name for site in self._sites if site.name not in self._reached]
             raise LatentError(
                 f"The forward pass did not reach {_listed(missed)}.",
-                hint="The module was not called for these inputs ('embed' needs input_ids): choose another site.",
+                hint="The module was not called for these inputs ('embed' needs input_ids): choose another site. Or "
+                "torch.compile was there before this context, and does not see its hooks: use prepare(model, ops).",
             )
+
+    def _follow(self, before: Tensor | None, after: Tensor | None) -> None:
+        """Learn of rows that beam search moved between two passes without a cache, by their whole texts."""
+        if before is None or after is None or after.shape != (before.shape[0], before.shape[1] + 1):
+            return
+        origin = torch.arange(len(before), device=before.device)
+        moved = (after[:, :-1] != before).any(1).nonzero()[:, 0]
+        continued = (after[moved, None, :-1] == before).all(2)
+        if not len(moved) or not bool(continued.any(1).all()):  # a row that continues none is another text
+            return
+        together = continued & (origin[moved, None] // self._copies == origin // self._copies)
+        origin[moved] = torch.where(together.any(1, keepdim=True), together, continued).int().argmax(1)
+        self._reorder(origin)
 
     def _watch(self, cache: Any) -> None:
         """Learn of the rows that `cache` moves, and leave the cache of the pass before as it was."""
