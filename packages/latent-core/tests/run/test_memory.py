@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from latent.core.errors import ConfigError, DeviceError
+from latent.core.run.context import ArmContext
 from latent.core.run.memory import in_batches, is_out_of_memory
+from latent.core.run.progress import SilentProgress
 
 
 def limited(most, seen):
@@ -43,6 +45,27 @@ def test_the_last_rows_are_fewer_than_the_batch_when_they_do_not_fit():
     in_batches(limited(1, seen), 3, 8, what="rows", say=said.append)
     assert seen == [(0, 3), (0, 1), (1, 2), (2, 3)]
     assert said == ["Out of memory with 3 rows at a time; going on with 1."]
+
+
+def test_an_arm_tells_of_a_halved_batch_and_shows_its_progress(tmp_path):
+    lines = []
+
+    class Shown(SilentProgress):
+        def update(self, task, done, total, text=""):
+            lines.append((task, done, total))
+
+        def message(self, text):
+            lines.append(text)
+
+    context = ArmContext(tmp_path / "arm", tmp_path / "shared", "acme/lens", seed=0, label="arm", progress=Shown())
+    results = context.in_batches(limited(2, []), 4, 4, what="answers")
+    context.close()
+    assert [row for part in results for row in part] == [0, 1, 2, 3]
+    assert lines == [
+        "arm · Out of memory with 4 answers at a time; going on with 2.",
+        ("arm · answers", 2, 4),
+        ("arm · answers", 4, 4),
+    ]
 
 
 def test_a_single_row_that_does_not_fit_is_an_error():

@@ -410,6 +410,26 @@ def test_wrong_settings_are_refused(wrong):
 # The experiment -------------------------------------------------------------------------------------------------------
 
 
+def test_an_arm_goes_on_in_smaller_batches_where_memory_does_not_suffice(tmp_path, monkeypatch):
+    tiny = ChainModel(width=16, layers=1, steps=3, rows=4)
+    config = replace(module.PRESETS["smoke"], count=8, batch=8, chains=tiny)
+    context = ArmContext(tmp_path / "arm", tmp_path / "shared", "reason/latentseek", seed=0)
+    whole = module.run_arm("latentseek", config, context)
+    plain, sizes = LatentSeek.answer, []
+
+    def answer(self, prompts, **settings):
+        sizes.append(len(prompts))
+        if len(prompts) > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return plain(self, prompts, **settings)
+
+    monkeypatch.setattr(LatentSeek, "answer", answer)
+    parts = module.run_arm("latentseek", config, context)
+    context.close()
+    assert sizes == [8, 4, 4]
+    assert parts.measures == pytest.approx(whole.measures)
+
+
 def test_every_arm_measures_the_same_questions(tmp_path):
     tiny = ChainModel(width=16, layers=1, steps=3, rows=4)
     config = replace(module.PRESETS["smoke"], count=12, batch=8, chains=tiny)

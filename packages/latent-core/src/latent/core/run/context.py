@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -14,6 +15,7 @@ from latent.core.files import locked
 from latent.core.plugins.manager import manager
 from latent.core.registry import registry
 from latent.core.run.distributed import rank_zero_first
+from latent.core.run.memory import in_batches
 from latent.core.run.progress import Progress, SilentProgress
 from latent.core.run.seed import generator
 from latent.core.run.stop import StopRequest
@@ -22,6 +24,7 @@ from latent.core.run.training import Evaluation, FitResult, fit
 
 __all__ = ["ArmContext", "choose_device", "choose_dtype"]
 
+Result = TypeVar("Result")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -147,6 +150,20 @@ class ArmContext:
         self.progress.update(f"{self.label} · {task}", done, total)
         if self.stop.requested and done < total:
             raise Interrupted(f"Stopped at {done} of {total} of {task}, which begins anew when the run is resumed.")
+
+    def in_batches(self, work: Callable[[int, int], Result], count: int, batch: int, *, what: str) -> list[Result]:
+        """Call `work(start, stop)` for all rows in batches, which are halved when memory does not suffice.
+
+        Progress is shown after each batch, and a halved one is told. See `latent.core.run.memory.in_batches`.
+        """
+        return in_batches(
+            work,
+            count,
+            batch,
+            what=what,
+            say=lambda text: self.progress.message(f"{self.label} · {text}"),
+            done=lambda done, total: self.report_progress(what, done, total),
+        )
 
     def artifact(
         self, name: str, build: Callable[[], Mapping[str, Tensor]], *, shared: bool = False

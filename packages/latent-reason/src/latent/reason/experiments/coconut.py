@@ -8,6 +8,7 @@ place. All arms make equally many updates. A model that is given is trained furt
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from statistics import fmean
 from typing import TYPE_CHECKING
 
@@ -308,12 +309,12 @@ def _answers(
     backbone: Backbone, method: CoconutConfig, test: Problems, config: Experiment, context: ArmContext
 ) -> list[Trace]:
     reasoner = Coconut(method, backbone, extract=test.extract)
-    traces: list[Trace] = []
-    for start in range(0, len(test), 4 * config.rows):
-        questions = [each.question for each in test.items[start : start + 4 * config.rows]]
-        traces += reasoner.answer(questions, budget=Budget(tokens=config.tokens))
-        context.report_progress("answers", len(traces), len(test))
-    return traces
+    questions = [each.question for each in test.items]
+
+    def answers(start: int, stop: int) -> list[Trace]:
+        return reasoner.answer(questions[start:stop], budget=Budget(tokens=config.tokens))
+
+    return [*chain.from_iterable(context.in_batches(answers, len(test), 4 * config.rows, what="answers"))]
 
 
 def _right(test: Problems, traces: Sequence[Trace]) -> list[float]:

@@ -8,7 +8,7 @@ which is the same for all; random numbers; and questions of several lengths, whe
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import chain, pairwise
 from statistics import fmean
 from typing import TYPE_CHECKING
 
@@ -229,12 +229,14 @@ class _Answered:
 
     @classmethod
     def by(cls, solver: IntentionCollapse, problems: Problems, config: Experiment, context: ArmContext) -> "_Answered":
-        traces: list[Trace] = []
         solver.extract = problems.extract
-        for start in range(0, len(problems), config.method.batch):
-            some = [item.question for item in problems.items[start : start + config.method.batch]]
-            traces += solver.answer(some, budget=Budget(tokens=config.tokens))
-            context.report_progress("answers", len(traces), len(problems))
+        questions = [item.question for item in problems.items]
+
+        def answers(start: int, stop: int) -> list[Trace]:
+            return solver.answer(questions[start:stop], budget=Budget(tokens=config.tokens))
+
+        made = context.in_batches(answers, len(questions), config.method.batch, what="answers")
+        traces = [*chain.from_iterable(made)]
         pairs = list(zip(problems.items, traces, strict=True))
         right = torch.tensor([problems.correct(item, trace.answer) for item, trace in pairs])
         steps = torch.tensor([all_steps(item, trace.text) for item, trace in pairs])

@@ -282,10 +282,12 @@ def _texts(config: Experiment, context: ArmContext) -> Texts:
     """Have all texts written and their paths recorded."""
     backbone, problems = _setting(config, context)
     method = LatentTrajectory(config.method, backbone, extract=problems.extract)
-    parts = []
-    for start in range(0, len(problems), config.batch):
-        parts.append(_batch(method, problems, config, context, start))
-        context.report_progress("texts", min(start + config.batch, len(problems)), len(problems))
+    parts = context.in_batches(
+        lambda start, stop: _batch(method, problems, config, context, start, stop),
+        len(problems),
+        config.batch,
+        what="texts",
+    )
     return Texts(**{name: torch.cat([part[name] for part in parts]) for name in parts[0]})
 
 
@@ -301,9 +303,9 @@ def _setting(config: Experiment, context: ArmContext) -> tuple[Backbone, Problem
 
 @torch.no_grad()
 def _batch(
-    method: LatentTrajectory, problems: Problems, config: Experiment, context: ArmContext, start: int
+    method: LatentTrajectory, problems: Problems, config: Experiment, context: ArmContext, start: int, stop: int
 ) -> dict[str, Tensor]:
-    questions = problems.items[start : start + config.batch]
+    questions = problems.items[start:stop]
     copies = config.method.samples
     memory = method.prompt([item.question for item in questions])
     forked = memory.fork(copies)

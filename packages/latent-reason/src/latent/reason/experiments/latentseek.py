@@ -7,7 +7,7 @@ tokens sampled again, with a reward that knows nothing, and with a broken update
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate
+from itertools import accumulate, chain
 from statistics import fmean
 from typing import TYPE_CHECKING, Literal
 
@@ -207,12 +207,13 @@ def run_arm(arm: str, config: Experiment, context: ArmContext) -> ArmResult:
         _settings(arm, config), backbone, reward=_reward(arm, config, backbone, problems),
         extract=problems.extract,
     )  # fmt: skip
-    traces: list[Trace] = []
-    for start in range(0, len(problems), config.batch):
-        some = [item.question for item in problems.items[start : start + config.batch]]
-        budget = Budget(tokens=config.tokens)
-        traces += solver.answer(some, budget=budget, generator=context.generator("answers", start))
-        context.report_progress("answers", len(traces), len(problems))
+    questions = [item.question for item in problems.items]
+
+    def answers(start: int, stop: int) -> list[Trace]:
+        some, random = questions[start:stop], context.generator("answers", start)
+        return solver.answer(some, budget=Budget(tokens=config.tokens), generator=random)
+
+    traces = [*chain.from_iterable(context.in_batches(answers, len(questions), config.batch, what="answers"))]
     if arm == "guess":
         return ArmResult(_guessed(traces, problems, context.generator("guesses")))
     return ArmResult(_measures(traces, problems), {"curve": _curve(traces, config.method.max_updates)})

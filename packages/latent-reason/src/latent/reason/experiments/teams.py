@@ -6,6 +6,7 @@ See `latentmas` for the experiment. A way is a hand-over: it makes of a scene wh
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from statistics import fmean
 from typing import Any
 
@@ -97,13 +98,13 @@ class Scene:
     def ask(self, answer: Answer, *, size: int = 0, count: int = 0) -> list[Trace]:
         """Return the answers to the first problems, in batches."""
         questions = [problem.question for problem in self.problems.items[: count or None]]
-        size = size or self.config.batch
-        traces: list[Trace] = []
-        for start in range(0, len(questions), size):
-            some = questions[start : start + size]
-            generators = [self.context.generator("answer", start + row) for row in range(len(some))]
-            traces += answer(some, Budget(tokens=self.config.tokens), generators)
-        return traces
+
+        def answers(start: int, stop: int) -> list[Trace]:
+            generators = [self.context.generator("answer", row) for row in range(start, stop)]
+            return answer(questions[start:stop], Budget(tokens=self.config.tokens), generators)
+
+        made = self.context.in_batches(answers, len(questions), size or self.config.batch, what="answers")
+        return [*chain.from_iterable(made)]
 
     def accuracy(self, traces: Sequence[Trace]) -> float:
         """Return the share of right answers to the first problems."""
