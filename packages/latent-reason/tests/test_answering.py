@@ -2,15 +2,22 @@
 
 import json
 import os
+from dataclasses import replace
 
 import pytest
 import torch
+from transformers import GPT2Config, GPT2LMHeadModel
 
-from latent.core.errors import ConfigError, DeviceError, FormatError, Interrupted
+from latent.core.errors import ConfigError, DeviceError, FormatError, Interrupted, LatentError
 from latent.core.run.progress import SilentProgress
+from latent.core.run.seed import isolated
 from latent.core.run.stop import StopRequest
 from latent.reason.answering import Answering, answer_all
-from latent.reason.baselines.written import Written, WrittenConfig
+from latent.reason.baselines.written import RandomSearch, RandomSearchConfig, Written, WrittenConfig
+from latent.reason.data.problem import Problem, Problems
+from latent.reason.methods.latentmas import LatentMAS, LatentMASConfig
+from latent.reason.methods.roles import Role
+from latent.reason.rewards import CHECKS, SelfReward
 from latent.reason.trace import Budget
 
 PROMPTS = [f"{index % 10} + {index * 7 % 10} =" for index in range(11)]
@@ -41,6 +48,10 @@ class Limited(Written):
         if len(prompts) > self.room:
             raise self.error
         return super()._answer(prompts, budget, generators)
+
+
+def is_answer(problem, given):
+    return given == problem.answer
 
 
 def texts(traces):
@@ -83,7 +94,7 @@ def test_a_request_to_stop_ends_after_the_batch(backbone, tmp_path):
             return super()._answer(prompts, budget, generators)
 
     path = tmp_path / "a.jsonl"
-    with pytest.raises(Interrupted, match="4 of 11"):
+    with pytest.raises(Interrupted, match=r"4 of 11[\s\S]*the same command again"):
         answer_all("way", Stopped(DRAWN, backbone), PROMPTS, path, SETTINGS, stop=stop)
     counting = Limited(DRAWN, backbone, room=100)
     answer_all("way", counting, PROMPTS, path, SETTINGS)
@@ -121,18 +132,25 @@ def test_answers_of_other_settings_are_not_mixed(backbone, tmp_path):
     way = Written(DRAWN, backbone)
     answer_all("way", way, PROMPTS, path, SETTINGS)
     before = path.read_bytes()
+    cold = Written(WrittenConfig(), backbone)
     others = [
-        ("other", way, PROMPTS, SETTINGS),
-        ("way", Written(WrittenConfig(), backbone), PROMPTS, SETTINGS),
-        ("way", way, PROMPTS[::-1], SETTINGS),
-        ("way", way, PROMPTS[:5], SETTINGS),
-        ("way", way, PROMPTS, Answering(budget=Budget(tokens=6))),
-        ("way", way, PROMPTS, Answering(budget=Budget(tokens=5), seed=1)),
+        ("other", way, PROMPTS, SETTINGS, "settings: the method was 'way' and is 'other' "),
+        ("way", cold, PROMPTS, SETTINGS, "settings: temperature was 1.0 and is 0.0 "),
+        ("way", Written(DRAWN, backbone.untrained(3)), PROMPTS, SETTINGS, "settings: the model was "),
+        ("way", way, PROMPTS[::-1], SETTINGS, r"other prompts.*line 2\)"),
+        ("way", way, PROMPTS[:5], SETTINGS, r"other prompts.*line 6\)[\s\S]*--limit"),
+        ("way", way, PROMPTS, Answering(budget=Budget(tokens=6)), "settings: --tokens was 5 and is 6 "),
+        ("way", way, PROMPTS, Answering(budget=Budget(tokens=5, samples=2)), "--samples was not given and is 2 "),
+        ("way", way, PROMPTS, Answering(budget=Budget(tokens=5), seed=1), "settings: --seed was 0 and is 1 "),
     ]
-    for name, reasoner, prompts, settings in others:
-        with pytest.raises(ConfigError, match="of another model, other settings or other prompts"):
+    for name, reasoner, prompts, settings, said in others:
+        with pytest.raises(ConfigError, match=said):
             answer_all(name, reasoner, prompts, path, settings)
     assert path.read_bytes() == before
+    path.with_suffix(".settings.json").write_text("{")  # cut, or of an earlier version: what differs is not known
+    with pytest.raises(ConfigError, match="of another model or other settings"):
+        answer_all("way", cold, PROMPTS, path, SETTINGS)
+    assert texts(answer_all("way", way, PROMPTS, path, SETTINGS))
     path.write_text("not an answer\n")
     with pytest.raises(FormatError, match="line 1 is no answer"):
         answer_all("way", way, PROMPTS, path, SETTINGS)
@@ -155,11 +173,83 @@ def test_lines_may_hold_characters_that_end_lines_elsewhere(backbone, tmp_path):
 
 def test_a_prompt_that_is_too_long_is_named_before_anything_is_answered(backbone, tmp_path):
     counting = Limited(DRAWN, backbone, room=100)
-    with pytest.raises(ConfigError, match="Prompt 1 has 130 tokens"):
-        answer_all("way", counting, ["1 =", "1 " * 130], tmp_path / "a.jsonl", SETTINGS)
-    with pytest.raises(ConfigError, match="Most words of prompt 0"):
+    prompts = ["1 =", "1 " * 130]
+    with pytest.raises(ConfigError, match=r"\(prompt 2\): it has 130 tokens"):
+        answer_all("way", counting, prompts, tmp_path / "a.jsonl", SETTINGS)
+    asked = Problems("p.jsonl", [Problem("1 =", "1", line=7), Problem(prompts[1], "1", line=3)], str, is_answer)
+    with pytest.raises(ConfigError, match=r"\(line 3 of p.jsonl\): it has 130 tokens"):
+        answer_all("way", counting, prompts, tmp_path / "a.jsonl", SETTINGS, problems=asked)
+    with pytest.raises(ConfigError, match=r"Most words of a prompt \(prompt 1\)"):
         answer_all("way", counting, ["What is that ?"], tmp_path / "a.jsonl", SETTINGS)
     assert counting.sizes == []
+
+
+@pytest.fixture(scope="module")
+def short(backbone):
+    """A model with a table of 128 positions."""
+    sizes = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128, "vocab_size": len(backbone.tokenizer)}
+    with isolated(0, "short"):
+        model = GPT2LMHeadModel(GPT2Config(eos_token_id=2, bos_token_id=1, pad_token_id=0, **sizes))
+    return replace(backbone, model=model.eval().requires_grad_(requires_grad=False))
+
+
+def team(backbone):
+    """Two agents, each of whom reads the prompt: only the method knows what a prompt comes to."""
+    roles = [Role(name="planner", task="a {question}"), Role(name="judger", task="b {question}")]
+    return LatentMAS(LatentMASConfig(latent_steps=3), backbone, roles=roles)
+
+
+def judged(backbone):
+    """Texts are judged by the model, whose message has more than the prompt."""
+    judge = SelfReward(backbone, checks=CHECKS[:1], tokens=20)
+    return RandomSearch(RandomSearchConfig(instruction="", samples=1), backbone, reward=judge)
+
+
+@pytest.mark.parametrize("make", [team, judged], ids=["team", "judged"])
+def test_a_prompt_that_the_method_makes_too_long_is_left_out_and_named(short, tmp_path, make):
+    way, told, path = make(short), Telling(), tmp_path / "a.jsonl"
+    prompts = [*PROMPTS[:5], "1 + " * 45 + "1 =", *PROMPTS[5:]]
+    asked = Problems("p.jsonl", [Problem(each, "3", line=10 + n) for n, each in enumerate(prompts)], str, is_answer)
+    found = answer_all("way", way, prompts, path, SETTINGS, problems=asked, progress=told)
+    assert [trace is None for trace in found] == [place == 5 for place in range(12)]
+    assert len(told.said) == 1
+    assert told.said[0].startswith("way: line 15 of p.jsonl is left out: A row would end at ")
+    without = [prompt for place, prompt in enumerate(prompts) if place != 5]
+    assert [json.loads(line)["prompt"] for line in path.read_text().splitlines()] == without
+    sizes = []
+    way._answer = lambda prompts, *others, plain=way._answer: sizes.append(len(prompts)) or plain(prompts, *others)
+    again = answer_all("way", way, prompts, path, SETTINGS, progress=told)
+    assert sizes == [1]  # it is tried again, and nothing else
+    assert [trace and trace.text for trace in again] == [trace and trace.text for trace in found]
+    assert told.said[1].startswith("way: prompt 6 is left out")
+
+
+def test_an_error_that_is_not_about_positions_is_raised(backbone, tmp_path):
+    broken = Limited(DRAWN, backbone, room=0, error=LatentError("The memory is another model's."))
+    with pytest.raises(LatentError, match="another model's"):
+        answer_all("way", broken, PROMPTS, tmp_path / "a.jsonl", SETTINGS)
+
+
+def test_lines_say_what_was_expected_and_what_else_is_known(backbone, tmp_path):
+    way = Written(WrittenConfig(), backbone, extract=str)
+    plain = answer_all("way", way, PROMPTS, tmp_path / "a.jsonl", SETTINGS)
+    items = [Problem(prompt, "", line=9 - place) for place, prompt in enumerate(PROMPTS)]
+    some = [place for place, trace in enumerate(plain) if trace.text][:2]
+    right, wrong = (items[place] for place in some)
+    items[some[0]] = replace(right, answer=plain[some[0]].text, fields={"id": "x"})
+    items[some[1]] = replace(wrong, answer="no")
+    asked = Problems("mine", items, str, is_answer)
+    path = tmp_path / "b.jsonl"
+    answer_all("way", way, PROMPTS, path, SETTINGS, problems=asked)
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [line["line"] for line in lines] == [9 - place for place in range(11)]
+    assert [lines[place]["expected"] for place in some] == [plain[some[0]].text, "no"]
+    assert {place: line["correct"] for place, line in enumerate(lines) if line["correct"] is not None} == {
+        some[0]: True, some[1]: False,
+    }  # fmt: skip
+    assert {place: line["fields"] for place, line in enumerate(lines) if "fields" in line} == {some[0]: {"id": "x"}}
+    # A file without them is read as one with them.
+    assert texts(answer_all("way", way, PROMPTS, tmp_path / "a.jsonl", SETTINGS, problems=asked)) == texts(plain)
 
 
 def test_runs_with_and_without_vectors_are_not_mixed(backbone, tmp_path):

@@ -1,11 +1,13 @@
 """What all ways to reason share: prompts and templates, generators by row, traces as JSON, ordinary baselines."""
 
 import copy
+import time
 from dataclasses import replace
 
 import pytest
 import torch
 
+import latent.reason
 from latent.core.errors import ConfigError, FormatError
 from latent.reason.baselines.written import BASELINES, RandomSearch, RandomSearchConfig, Written, WrittenConfig, vote
 from latent.reason.reasoner import Prompts, for_each_row, rendered
@@ -77,6 +79,31 @@ def test_texts_end_where_the_tokenizer_says_though_the_model_does_not(backbone):
     (trace,) = Written(plain, silent).answer(PROMPTS[:1], budget=SHORT)
     assert trace.cost.decoded_tokens == words.index(words[2]) + 1
     assert not trace.cut
+
+
+def test_the_seconds_of_a_batch_are_shared(backbone):
+    for name, way in ways(backbone):
+        begin = time.perf_counter()
+        traces = way.answer(PROMPTS, budget=SHORT, generator=streams((5, 6, 7)))
+        taken = time.perf_counter() - begin
+        (share,) = {trace.cost.seconds for trace in traces}
+        assert 0.5 * taken < 3 * share <= taken, name
+
+
+def test_a_method_says_which_parts_of_a_budget_count(backbone):
+    several = WrittenConfig(temperature=1.0, samples=2, choose="vote")
+    for config, heeds in ((WrittenConfig(), ()), (replace(several, choose="first"), ()), (several, ("samples",))):
+        way = Written(config, backbone)
+        assert way.heeds == heeds
+        (trace,) = way.answer(PROMPTS[:1], budget=replace(SHORT, samples=4), generator=streams([1]))
+        assert len(trace.samples) == (4 if heeds else 0)
+
+
+def test_all_names_are_there_without_a_type_checker():
+    scope = {}
+    exec("from latent.reason import *", scope)
+    assert scope["Budget"] is Budget
+    assert set(latent.reason.__all__) <= {*scope} & {*dir(latent.reason)}
 
 
 def test_samples_are_paid_for_and_the_prompt_once(backbone):

@@ -54,11 +54,23 @@ def test_a_draw_is_that_of_its_seed():
     assert len(load_problems("gsm8k", count=10**6)) == 1319
 
 
+def test_what_is_drawn_knows_its_line_and_what_else_stands_there(tmp_path):
+    path = tmp_path / "mine.jsonl"
+    path.write_text("".join(json.dumps({"id": f"n{n}", "prompt": f"{n}?", "answer": n}) + "\n" for n in range(9)))
+    drawn = load_problems(str(path), count=4, seed=1).items
+    assert [problem.line for problem in drawn] == [int(problem.answer) + 1 for problem in drawn] != [1, 2, 3, 4]
+    assert [problem.fields for problem in drawn] == [{"id": f"n{problem.answer}"} for problem in drawn]
+    assert load_problems("chains", count=3).items[2].line > 0
+
+
 def test_a_file_of_ones_own_is_read(tmp_path):
     path = tmp_path / "mine.jsonl"
     path.write_text('{"question": "1+1?", "answer": 2}\n\n{"prompt": "Half of 5?", "answer": "5/2"}\n')
     found = load_problems(str(path))
     assert [problem.question for problem in found.items] == ["1+1?", "Half of 5?"]
+    assert [(problem.line, found.where(place)) for place, problem in enumerate(found.items)] == [
+        (1, f"line 1 of {path}"), (3, f"line 3 of {path}"),
+    ]  # fmt: skip
     assert found.correct(found.items[1], found.extract("That is 2.5"))
     assert not found.correct(found.items[1], found.extract("That is 2"))
 
@@ -68,7 +80,10 @@ def test_a_file_of_ones_own_is_read(tmp_path):
     [
         ("", "holds no problem"),
         ('{"question": "?"}', "line 1: a problem has a question"),
-        ('{"question": "?", "answer": "2"}\n{"q": "?"}', "line 2: a problem has a question"),
+        ('{"question": "?", "answer": "2"}\n\n{"q": "?"}', "line 3: a problem has a question .*; given q"),
+        ('{"prompt": "", "answer": "2"}', 'its prompt is ""'),
+        ('{"prompt": 5, "answer": "2"}', "its prompt is 5"),
+        ('{"prompt": "?", "answer": null}', "its answer is null"),
         ("[1]", "line 1: not a JSON object"),
         ('{"question"', "line 1: "),
     ],

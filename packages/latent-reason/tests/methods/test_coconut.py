@@ -415,6 +415,15 @@ def test_the_budget_says_how_many_latents(small):
     assert [trace.text for trace in texts[0]] != [trace.text for trace in texts[1]]
 
 
+def test_a_model_without_markers_is_remarked_on(small):
+    plain = Backbone(small.model, word_tokenizer(WORDS[:-3]), "plain")
+    assert "of plain has no <|start-latent|> and no <|end-latent|>" in Coconut(CoconutConfig(), plain).remark
+    assert "latents=6, thought='pause'" in Coconut(CoconutConfig(thought="pause"), plain).remark
+    assert not Coconut(CoconutConfig(), small).remark
+    assert not Coconut(CoconutConfig(start="", end=""), plain).remark
+    assert not Coconut(CoconutConfig(thought="none"), plain).remark
+
+
 def test_markers_are_added_to_a_copy():
     with isolated(0, "models"):
         model = GPT2LMHeadModel(GPT2Config(vocab_size=SIZE - 3, n_embd=32, n_layer=1, n_head=4, n_positions=64))

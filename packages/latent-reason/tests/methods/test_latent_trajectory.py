@@ -1,5 +1,6 @@
 """Paths have the geometry they say, rows have paths of their own, and selection pays for what it writes."""
 
+import copy
 import math
 from dataclasses import replace
 
@@ -236,6 +237,60 @@ def test_the_best_signal_is_chosen_and_all_texts_are_paid_for(backbone):
             best = max(range(4), key=lambda each: (not math.isnan(good[each]), good[each]))
             assert trace.text == trace.samples[best]
             assert trace.cost.decoded_tokens == sum(trace.signals["tokens"])
+
+
+def test_traces_of_all_ways_have_the_values_as_they_are(backbone):
+    settings = {"segment": 2, "samples": 3, "early": 1, "temperature": 1.0}
+    for signal in ("net", "cumulative", "aligned"):
+        found = {}
+        for select in ("best", "sequential", "early"):
+            config = LatentTrajectoryConfig(select=select, signal=signal, **settings)
+            # What is read of five tokens is four, two segments: early selection sees all of them.
+            found[select] = LatentTrajectory(config, backbone).answer(
+                PROMPTS, budget=Budget(tokens=5), generator=streams(3)
+            )
+        for best, one_by_one, early in zip(*found.values(), strict=True):
+            assert {name: len(values) for name, values in early.signals.items()} == dict.fromkeys(best.signals, 3)
+            for name, values in best.signals.items():
+                np.testing.assert_allclose(values, early.signals[name], rtol=1e-4, atol=1e-4)
+                assert values[0] == pytest.approx(one_by_one.signals[name][0], rel=1e-4, abs=1e-4, nan_ok=True)
+            assert early.samples == best.samples
+            assert early.text in early.samples
+            assert all(math.isnan(each) or each > 0 for each in early.signals["cumulative"])
+
+
+def test_the_threshold_of_the_cumulative_signal_has_a_minus(backbone):
+    plain = LatentTrajectoryConfig(segment=2, select="sequential", samples=1, temperature=1.0)
+    given = {"prompts": PROMPTS[:1], "budget": Budget(tokens=12)}
+    (seen,) = LatentTrajectory(plain, backbone).answer(**given, generator=streams(1))
+    value = seen.signals["cumulative"][0]
+    assert value > 0
+    for threshold, texts in ((-1.1 * value, 1), (-0.9 * value, 3), (0.9 * value, 3)):
+        config = replace(plain, samples=3, threshold=threshold)
+        (trace,) = LatentTrajectory(config, backbone).answer(**given, generator=streams(1))
+        assert (len(trace.samples) == 1) is (texts == 1), threshold
+
+
+@pytest.mark.parametrize("select", ["best", "sequential", "early"])
+def test_texts_that_end_with_their_first_token_have_no_path(backbone, select):
+    config = LatentTrajectoryConfig(segment=2, select=select, samples=2, temperature=1.0, threshold=-1e9)
+    silent = replace(backbone, model=copy.deepcopy(backbone.model))
+    silent.model.generation_config.eos_token_id = [*range(len(backbone.tokenizer))]
+    for trace in LatentTrajectory(config, silent).answer(PROMPTS, budget=Budget(tokens=8), generator=streams(3)):
+        assert trace.signals["tokens"] == (1.0, 1.0)
+        assert all(math.isnan(value) for value in trace.signals["cumulative"])
+        assert trace.cost.decoded_tokens == 2
+
+
+def test_segments_suit_the_budget_where_nobody_chose_them(backbone):
+    plain = LatentTrajectoryConfig()
+    assert LatentTrajectory.suited(plain, Budget(tokens=256)).segment == 32
+    assert LatentTrajectory.suited(plain, Budget(tokens=1001)) == plain
+    assert LatentTrajectory.suited(plain, Budget(tokens=3)).segment == 1
+    for tokens in (3, 7, 8, 256, 1000, 1001):
+        LatentTrajectory(LatentTrajectory.suited(plain, Budget(tokens=tokens)), backbone).check(Budget(tokens=tokens))
+    with pytest.raises(ConfigError, match=r"no path[\s\S]*segment=32"):
+        LatentTrajectory(plain, backbone).check(Budget(tokens=256))
 
 
 def test_sequential_selection_stops_where_it_is_satisfied(backbone):

@@ -205,6 +205,7 @@ def test_the_ledger_has_what_each_agent_took(llama):
     assert trace.cost.prefill_tokens == sum(trace.signals["prefill_tokens"])
     assert trace.cost.seconds > 0
     assert trace.answer == trace.text != ""
+    assert (team(llama).heeds, team(llama, handover="text").heeds) == (("latent_steps",), ())
 
 
 def test_texts_are_read_by_those_who_come_after(llama):
@@ -272,6 +273,9 @@ def test_what_cannot_be_handed_over_is_refused(llama):
     ):
         with pytest.raises(ConfigError):
             LatentMASConfig(**wrong)
+    with pytest.raises(ConfigError, match="nothing to hand over"):
+        team(llama, handover="latents").check(Budget(latent_steps=0))
+    team(llama, handover="cache").check(Budget(latent_steps=0))
     with pytest.raises(ConfigError, match="nothing to hand over"):
         team(llama, handover="latents").answer(PROMPTS, budget=Budget(latent_steps=0))
     with pytest.raises(ConfigError, match="no cache"):

@@ -23,6 +23,7 @@ __all__ = [
     "MissingExtra",
     "NonFiniteMetric",
     "PluginError",
+    "PositionsError",
     "ProvenanceError",
     "RunFolderError",
     "ShapeError",
@@ -133,6 +134,10 @@ class EnvironmentUnavailable(LatentError):
     """An environment is unknown to its backend or its backend does not run here."""
 
     exit_code = 2
+
+
+class PositionsError(LatentError):
+    """A text is to become longer than a model has positions, or sees."""
 
 
 class ProvenanceError(LatentError):

@@ -64,6 +64,7 @@ else:  # lazily, so that looking for plugins never imports torch; hidden from ty
         "same_answer": "grading",
         "with_markers": "methods.coconut",
     }
+    __all__ = [*_WHERE]
 
     def __getattr__(name):  # noqa: ANN001, ANN202
         if name not in _WHERE:

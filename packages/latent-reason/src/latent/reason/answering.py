@@ -3,7 +3,7 @@
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,15 @@ from safetensors.torch import save_file
 
 from latent.core.activations.directions import digest
 from latent.core.config import to_mapping
-from latent.core.errors import ConfigError, DeviceError, FormatError, Interrupted
+from latent.core.errors import ConfigError, DeviceError, FormatError, Interrupted, PositionsError
+from latent.core.errors import shown as brief
 from latent.core.files import locked
 from latent.core.language import Backbone
 from latent.core.run.memory import is_out_of_memory
 from latent.core.run.progress import Progress, SilentProgress
 from latent.core.run.seed import generator
 from latent.core.run.stop import StopRequest
+from latent.reason.data.problem import Problem, Problems
 from latent.reason.reasoner import Reasoner
 from latent.reason.trace import Budget, Trace
 
@@ -32,15 +34,19 @@ class Answering:
 
     Attributes:
         budget: What each may cost.
-        seed: Each prompt draws from a stream of its own, by its place: answers do not depend on batches or restarts.
+        seed: Each prompt draws from a stream of its own, by its place: in float32 answers depend on neither batches nor
+            restarts. In bfloat16 a sum of another order can turn a token that is nearly as likely as another.
         batch: Prompts at a time; halved when memory does not suffice.
         states: Folder for the vectors of silent steps, a file for each prompt; None to keep none.
+        dtype: What the model was brought to, if it is not computed with as it is stored: the fingerprint of its weights
+            is the same.
     """
 
     budget: Budget
     seed: int = 0
     batch: int = 16
     states: Path | None = None
+    dtype: str = "stored"
 
 
 def answer_all(
@@ -50,20 +56,22 @@ def answer_all(
     path: Path,
     settings: Answering,
     *,
+    problems: Problems | None = None,
     progress: Progress | None = None,
     stop: StopRequest | None = None,
-) -> list[Trace]:
-    """Answer prompts, and return their traces in order.
+) -> list[Trace | None]:
+    """Answer prompts, and return their traces in order; None for those that the model's positions do not suffice for.
 
     Each batch is a group of lines of `path`, written when it is done. What an earlier process wrote there with the same
-    settings is kept; a last line that it left half written is taken away.
+    settings is kept; a last line that it left half written is taken away. Prompts that were left out are tried again.
 
     Args:
         name: Of the method, for progress and for the lines.
         reasoner: Answers.
         prompts: Questions.
-        path: JSONL file.
+        path: JSONL file. The settings are in a file beside it.
         settings: How.
+        problems: Those that the prompts ask: lines then have what is expected, and prompts are named by their lines.
         progress: Where it is shown.
         stop: Whether somebody asked to stop; it is looked at after each batch.
 
@@ -73,68 +81,105 @@ def answer_all(
         Interrupted: Somebody asked to stop; what is done is in the file.
     """
     shown = progress or SilentProgress()
-    _check_prompts(reasoner.backbone, prompts, settings.budget.tokens)
-    key = _key(name, reasoner, settings)
+    asked = problems or Problems(name, [Problem(each, "") for each in prompts], str, lambda problem, given: False)
+    _check_prompts(reasoner.backbone, asked, settings.budget.tokens)
+    known = _known(name, reasoner, settings)
     with locked(path.parent / f".{path.stem}"):
-        traces = _read(path, key, prompts)
+        traces = _read(path, known, prompts)
         left = [index for index in range(len(prompts)) if index not in traces]
-        size, began, tokens = settings.batch, time.perf_counter(), 0
+        size, alone, began, tokens = settings.batch, 0, time.perf_counter(), 0
         while left:
             shown.update(name, len(prompts) - len(left), len(prompts), _rate(tokens, began))
             if stop is not None and stop.requested:
-                raise Interrupted(f"Stopped with {len(traces)} of {len(prompts)} prompts answered, in {path}.")
-            rows = left[:size]
-            try:
-                done = reasoner.answer(
-                    [prompts[row] for row in rows],
-                    budget=settings.budget,
-                    generator=[
-                        generator(settings.seed, "answer", row, device=reasoner.backbone.device) for row in rows
-                    ],
+                raise Interrupted(
+                    f"Stopped with {len(traces)} of {len(prompts)} prompts answered, in {path}.",
+                    hint="Type the same command again to go on.",
                 )
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                if len(rows) == 1:
-                    raise DeviceError(
-                        f"Memory does not suffice for one prompt of {len(prompts[rows[0]])} characters.",
-                        hint="Lower --tokens or --samples, take a smaller model, or another --device.",
-                    ) from None
+            rows = left[: 1 if alone else size]
+            done = _answered(reasoner, prompts, rows, settings)
+            alone = max(0, alone - 1)
+            if isinstance(done, _TooLong) and len(rows) > 1:
+                alone = len(rows)  # one of these
+                continue
+            if isinstance(done, _TooLong):
+                shown.message(f"{name}: {asked.where(rows[0])} is left out: {done.reason}")
+            elif done is None:
                 size = len(rows) // 2
+                shown.message(f"{name}: out of memory with {len(rows)} prompts at a time; going on with {size}.")
+                continue
             else:
                 _keep_states(settings.states, rows, done)
-                _write(path, key, rows, done)
+                if not traces:
+                    _settings_file(path).write_text(json.dumps(known, indent=2, default=str) + "\n", encoding="utf-8")
+                _write(path, _key(known), rows, done, problems)
                 traces |= {row: replace(trace, states=None) for row, trace in zip(rows, done, strict=True)}
                 tokens += sum(trace.cost.decoded_tokens + trace.cost.latent_steps for trace in done)
-                left = left[len(rows) :]
-                continue
-            # Out here nothing holds the error any more, whose frames hold the tensors that did not fit.
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
-            shown.message(f"{name}: out of memory with {len(rows)} prompts at a time; going on with {size}.")
+            left = left[len(rows) :]
         shown.update(name, len(prompts), len(prompts), _rate(tokens, began))
-    return [traces[index] for index in range(len(prompts))]
+    return [traces.get(index) for index in range(len(prompts))]
 
 
-def _check_prompts(backbone: Backbone, prompts: Sequence[str], tokens: int) -> None:
+@dataclass(frozen=True)
+class _TooLong:
+    """Why the positions of the model do not suffice for a batch."""
+
+    reason: str
+
+
+def _answered(
+    reasoner: Reasoner, prompts: Sequence[str], rows: Sequence[int], settings: Answering
+) -> list[Trace] | _TooLong | None:
+    """Return the traces of some prompts, or why there are none; None when memory did not suffice.
+
+    Raises:
+        DeviceError: It does not suffice for a single prompt.
+    """
+    device = reasoner.backbone.device
+    try:
+        return reasoner.answer(
+            [prompts[row] for row in rows],
+            budget=settings.budget,
+            generator=[generator(settings.seed, "answer", row, device=device) for row in rows],
+        )
+    except PositionsError as error:
+        # What a prompt comes to is known to the method alone: roles, templates, notes, a judge that reads the answer.
+        return _TooLong(error.message)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        if len(rows) == 1:
+            raise DeviceError(
+                f"Memory does not suffice for one prompt of {len(prompts[rows[0]])} characters.",
+                hint="Lower --tokens or --samples, take a smaller model, or another --device.",
+            ) from None
+    # Out here nothing holds the error any more, whose frames hold the tensors that did not fit.
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return None
+
+
+def _check_prompts(backbone: Backbone, problems: Problems, tokens: int) -> None:
     """Raise a `ConfigError` for the first prompt that the model cannot read; late in a long file it would be late."""
     limit = getattr(backbone.model.config, "max_position_embeddings", None)
     nothing = {backbone.tokenizer.unk_token_id, backbone.tokenizer.pad_token_id} - {backbone.tokenizer.eos_token_id}
-    for index, ids in enumerate(backbone.tokenizer(list(prompts))["input_ids"]):
+    every = backbone.tokenizer([problem.question for problem in problems.items])["input_ids"]
+    for index, ids in enumerate(every):
+        where = problems.where(index)
         if limit is not None and len(ids) + tokens > limit:
             raise ConfigError(
-                f"Prompt {index} has {len(ids)} tokens, {tokens} may be written, and the model has {limit} positions.",
+                f"The prompt is too long ({where}): it has {len(ids)} tokens, {tokens} may be written, and the model "
+                f"has {limit} positions.",
                 hint="Lower --tokens, leave the prompt out, or take another model.",
             )
         if 2 * sum(token in nothing for token in ids) > len(ids):
             raise ConfigError(
-                f"Most words of prompt {index} are none to the tokenizer of {backbone.name}.",
+                f"Most words of a prompt ({where}) are none to the tokenizer of {backbone.name}.",
                 hint="Ask it in its own language, such as the problems chains with the model chains.",
             )
 
 
-def _key(name: str, reasoner: Reasoner, settings: Answering) -> str:
-    """Return a digest of what answers depend on."""
+def _known(name: str, reasoner: Reasoner, settings: Answering) -> dict[str, Any]:
+    """Return what answers depend on."""
     known = {
         "method": name,
         "config": to_mapping(reasoner.config),
@@ -143,14 +188,22 @@ def _key(name: str, reasoner: Reasoner, settings: Answering) -> str:
         "seed": settings.seed,
         "states": settings.states is not None,
     }
+    return known if settings.dtype == "stored" else {**known, "dtype": settings.dtype}
+
+
+def _key(known: Mapping[str, Any]) -> str:
     return digest(json.dumps(known, sort_keys=True, default=str))
 
 
-def _read(path: Path, key: str, prompts: Sequence[str]) -> dict[int, Trace]:
+def _settings_file(path: Path) -> Path:
+    return path.with_suffix(".settings.json")
+
+
+def _read(path: Path, known: Mapping[str, Any], prompts: Sequence[str]) -> dict[int, Trace]:
     """Return what the file holds, and take a half-written last line away."""
     if not path.exists():
         return {}
-    content = path.read_bytes()
+    key, content = _key(known), path.read_bytes()
     whole = content[: content.rfind(b"\n") + 1]
     found: dict[int, Trace] = {}
     for number, line in enumerate(whole.decode(errors="replace").split("\n")[:-1], start=1):
@@ -162,9 +215,11 @@ def _read(path: Path, key: str, prompts: Sequence[str]) -> dict[int, Trace]:
                 f"{path}, line {number} is no answer.", hint="Move the file away, or choose another --out."
             ) from None
         if not same or index >= len(prompts) or prompts[index] != value.get("prompt"):
+            what = "other prompts, or the same in another order" if same else _differences(path, known)
             raise ConfigError(
-                f"{path} holds answers of another model, other settings or other prompts (line {number}).",
-                hint="Choose another --out, or remove the file.",
+                f"{path} holds answers of {what} (line {number}).",
+                hint="Choose another --out, or remove the file."
+                + " Another --limit or --instruction makes other prompts." * same,
             )
         found[index] = Trace.from_json(value)
     if len(whole) < len(content):
@@ -173,15 +228,49 @@ def _read(path: Path, key: str, prompts: Sequence[str]) -> dict[int, Trace]:
     return found
 
 
-def _write(path: Path, key: str, rows: Sequence[int], traces: Sequence[Trace]) -> None:
+def _differences(path: Path, known: Mapping[str, Any]) -> str:
+    """Return in which settings the answers of a file differ, as far as the file beside it tells."""
+    try:
+        before = _flat(json.loads(_settings_file(path).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, KeyError):
+        before = {}
+    now = _flat(json.loads(json.dumps(known, default=str)))
+    changed = [key for key in now if key in before and before[key] != now[key]]
+    told = ", ".join(f"{key} was {_named(before[key])} and is {_named(now[key])}" for key in changed)
+    return f"other settings: {told}" if told else "another model or other settings"
+
+
+def _named(value: Any) -> str:
+    return "not given" if value is None else brief(value)
+
+
+def _flat(known: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings by the names that a user gives them."""
+    budget = {f"--{key.replace('_', '-')}": value for key, value in known["budget"].items()}
+    options = {f"--{key}": known.get(key, "stored") for key in ("seed", "states", "dtype")}
+    return {"the method": known["method"], "the model": known["model"], **budget, **options, **known["config"]}
+
+
+def _write(path: Path, key: str, rows: Sequence[int], traces: Sequence[Trace], problems: Problems | None) -> None:
     lines = [
-        json.dumps({"index": row, "settings": key, **trace.to_json()}, ensure_ascii=False)
+        json.dumps({"index": row, "settings": key, **trace.to_json(), **_facts(problems, row, trace)},
+                   ensure_ascii=False)
         for row, trace in zip(rows, traces, strict=True)
-    ]
+    ]  # fmt: skip
     with path.open("ab") as file:
         file.write(("\n".join(lines) + "\n").encode())
         file.flush()
         os.fsync(file.fileno())
+
+
+def _facts(problems: Problems | None, row: int, trace: Trace) -> dict[str, Any]:
+    """Return what is known of a problem beyond its trace, for readers of the file."""
+    if problems is None:
+        return {}
+    problem = problems.items[row]
+    right = problems.correct(problem, trace.answer) if problem.answer else None
+    facts = {"line": problem.line, "expected": problem.answer or None, "correct": right}
+    return {**facts, "fields": dict(problem.fields)} if problem.fields else facts
 
 
 def _keep_states(folder: Path | None, rows: Sequence[int], traces: Sequence[Trace]) -> None:

@@ -10,7 +10,7 @@ __all__ = ["reason"]
 
 @click.command()
 @click.argument("prompts", metavar="PROMPTS")
-@click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1)
+@click.argument("overrides", metavar="[[METHOD:]KEY=VALUE]...", nargs=-1)
 @click.option(
     "--method",
     "methods",
@@ -40,13 +40,21 @@ __all__ = ["reason"]
 @click.option("--batch", default=16, show_default=True, type=click.IntRange(min=1), help="Prompts at a time.")
 @click.option("--seed", default=0, show_default=True, help="Seed of the sampling.")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1 ...")
+@click.option(
+    "--dtype",
+    type=click.Choice(["stored", "float32"]),
+    default="stored",
+    show_default=True,
+    help="What to compute in; in float32 answers do not depend on --batch, at more memory for a model in bfloat16.",
+)
 @click.option("--states", is_flag=True, help="Also write the vectors of silent steps, a file for each prompt.")
 def reason(prompts: str, overrides: tuple[str, ...], out: Path | None, **options: Any) -> None:
     """Answer PROMPTS, a JSONL file or a data set such as gsm8k or chains, and compare what accuracy costs.
 
     Each line of the file has a prompt (or question), and may have an answer. Answers are written as they are found;
-    the same command goes on where it was stopped. KEY=VALUE changes a setting of the methods that have it (see: latent
-    info ID).
+    the same command goes on where it was stopped. KEY=VALUE changes a setting of the methods that have it, and
+    METHOD:KEY=VALUE of one of them: temperature=0.5, reason/latentmas:feedback=raw. The keys are those that latent
+    info ID shows as method.KEY, without the group; a wrong one is answered with all that there are.
     """
     import contextlib
     import shlex

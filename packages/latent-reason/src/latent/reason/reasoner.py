@@ -1,14 +1,15 @@
 """Answering prompts with a frozen language model: what all methods of this package share."""
 
+import time
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from latent.core.activations.decode import Memory, Rollout, prefill
+from latent.core.activations.decode import Memory, Rollout, Sampling, prefill
 from latent.core.capabilities import Reasons
 from latent.core.contract import Procedure
 from latent.core.errors import ConfigError
@@ -16,7 +17,7 @@ from latent.core.language import Backbone
 from latent.reason.grading import final_answer
 from latent.reason.trace import Budget, Cost, Trace
 
-__all__ = ["Generators", "Prompts", "Reasoner", "for_each_row", "rendered", "texts_of"]
+__all__ = ["Drawing", "Generators", "Prompts", "Reasoner", "for_each_row", "rendered", "texts_of"]
 
 Generators = torch.Generator | Sequence[torch.Generator] | None
 
@@ -60,15 +61,37 @@ class Reasoner(Procedure, Reasons):
                 a single one, one for each prompt is made.
 
         Returns:
-            A trace for each prompt, in order.
+            A trace for each prompt, in order. The seconds of its cost are an equal share of the wall time of this call.
 
         Raises:
             ConfigError: There is no prompt, one is empty, something is to be drawn and there is no generator, or not
-                one for each prompt.
+                one for each prompt; or see `check`.
         """
+        begin = time.perf_counter()
         if not prompts or not all(prompts):
             raise ConfigError("There is no prompt, or an empty one.", hint="Give at least one, each with some text.")
-        return self._answer(list(prompts), budget, for_each_row(generator, len(prompts)))
+        self.check(budget)
+        traces = self._answer(list(prompts), budget, for_each_row(generator, len(prompts)))
+        share = (time.perf_counter() - begin) / len(traces)
+        return [replace(trace, cost=replace(trace.cost, seconds=share)) for trace in traces]
+
+    def check(self, budget: Budget) -> None:
+        """Raise a `ConfigError` when the settings do not go with a budget, whatever the prompts are."""
+
+    @classmethod
+    def suited(cls, config: Any, budget: Budget) -> Any:
+        """Return settings that nobody chose as they suit a budget; `latent reason` asks for them."""
+        return config
+
+    @property
+    def heeds(self) -> tuple[str, ...]:
+        """Parts of a budget that count as the method is set, besides `tokens`."""
+        return ("latent_steps", "samples")
+
+    @property
+    def remark(self) -> str:
+        """What a user should know before prompts are answered; empty when there is nothing to say."""
+        return ""
 
     @abstractmethod
     def _answer(self, prompts: list[str], budget: Budget, generators: list[torch.Generator] | None) -> list[Trace]:
@@ -91,6 +114,18 @@ class Reasoner(Procedure, Reasons):
     def trace(self, prompt: str, text: str, cost: Cost, **others: Any) -> Trace:
         """Return the trace of a text, with its answer read."""
         return Trace(prompt=prompt, text=text, answer=self.extract(text), cost=cost, **others)
+
+
+class Drawing:
+    """What settings with `temperature` and `top_p` share."""
+
+    temperature: float
+    top_p: float
+
+    @property
+    def sampling(self) -> Sampling:
+        """How tokens are chosen."""
+        return Sampling(temperature=self.temperature, top_p=None if self.top_p == 1 else self.top_p)
 
 
 @dataclass(frozen=True, eq=False)

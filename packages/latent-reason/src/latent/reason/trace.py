@@ -48,7 +48,8 @@ class Cost:
         latent_steps: Silent steps.
         decoded_tokens: Tokens that were written, in all texts, those that end a text included.
         checks: How often a reward or a judge was asked.
-        seconds: Share of the wall time of its batch; two costs that differ in it alone are equal.
+        seconds: Equal share of the wall time of its batch in `Reasoner.answer`, rewards included; elsewhere that of the
+            model's passes. Two costs that differ in it alone are equal.
     """
 
     prefill_tokens: int = 0

@@ -6,12 +6,12 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
-from latent.core.activations.decode import Memory, Rollout, Sampling, decode
+from latent.core.activations.decode import Memory, Rollout, decode
 from latent.core.config import setting
 from latent.core.errors import ConfigError
 from latent.core.language import Backbone
 from latent.reason.grading import same_answer
-from latent.reason.reasoner import Reasoner, rendered, texts_of
+from latent.reason.reasoner import Drawing, Reasoner, rendered, texts_of
 from latent.reason.rewards import Reward, SelfReward, rated
 from latent.reason.trace import Budget, Cost, Trace
 
@@ -22,7 +22,7 @@ AT_ONCE = "Write 'The answer is' and the answer, and nothing else."
 
 
 @dataclass(frozen=True, kw_only=True)
-class WrittenConfig:
+class WrittenConfig(Drawing):
     """How texts are written and one of them is chosen."""
 
     instruction: str = setting("", "What is asked for below the prompt; nothing if empty.")
@@ -30,7 +30,9 @@ class WrittenConfig:
     top_p: float = setting(1.0, "Share of the probability that is drawn from.")
     samples: int = setting(1, "Texts for each prompt.")
     choose: Literal["first", "vote", "likelihood"] = setting(
-        "first", "Which text counts: the first, the first with the most frequent answer, or the likeliest per token."
+        "first",
+        "Which text counts: the first, the first with the most frequent answer, or the likeliest per token (mean log "
+        "probability at the temperature of the sampling; top_p does not count).",
     )
 
     def __post_init__(self) -> None:
@@ -42,20 +44,19 @@ class WrittenConfig:
                 hint="Set temperature above 0, or samples=1.",
             )
 
-    @property
-    def sampling(self) -> Sampling:
-        """How tokens are chosen."""
-        return Sampling(temperature=self.temperature, top_p=None if self.top_p == 1 else self.top_p)
-
 
 class Written(Reasoner):
     """Writes one text or several, and chooses one."""
 
     Config: ClassVar[type] = WrittenConfig
 
+    @property
+    def heeds(self) -> tuple[str, ...]:
+        """`samples`, where one of several that differ is chosen."""
+        return () if self.config.temperature == 0 or self.config.choose == "first" else ("samples",)
+
     def _answer(self, prompts: list[str], budget: Budget, generators: list[torch.Generator] | None) -> list[Trace]:
-        one = self.config.temperature == 0 or self.config.choose == "first"
-        copies = 1 if one else budget.samples or self.config.samples
+        copies = budget.samples or self.config.samples if self.heeds else 1
         asked_for = [prompt + (f"\n{self.config.instruction}" if self.config.instruction else "") for prompt in prompts]
         memory = self.read([rendered(self.backbone, {"role": "user", "content": text}) for text in asked_for])
         # A generator is drawn from once for each of its prompt's texts, in their order.
@@ -79,7 +80,7 @@ class Written(Reasoner):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RandomSearchConfig:
+class RandomSearchConfig(Drawing):
     """A search by trying again."""
 
     instruction: str = setting(STEP_BY_STEP, "What is asked for below the prompt; nothing if empty.")
@@ -96,11 +97,6 @@ class RandomSearchConfig:
                 f"samples={self.samples} at temperature {self.temperature} is no search: all texts would be the same.",
                 hint="Set samples to 1 or more, and temperature above 0.",
             )
-
-    @property
-    def sampling(self) -> Sampling:
-        """How tokens are chosen."""
-        return Sampling(temperature=self.temperature, top_p=None if self.top_p == 1 else self.top_p)
 
 
 class RandomSearch(Reasoner):
@@ -120,6 +116,11 @@ class RandomSearch(Reasoner):
     ) -> None:
         super().__init__(config, backbone, **others)
         self.reward = SelfReward(backbone) if reward is None else reward
+
+    @property
+    def heeds(self) -> tuple[str, ...]:
+        """`samples`: most texts."""
+        return ("samples",)
 
     def _answer(self, prompts: list[str], budget: Budget, generators: list[torch.Generator] | None) -> list[Trace]:
         asked_for = [f"{prompt}\n{self.config.instruction}".strip() for prompt in prompts]

@@ -1,5 +1,6 @@
 """Problems by name: published ones of the folder `LATENT_DATA`, or those of a file."""
 
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -42,6 +43,7 @@ def load_problems(name: str, *, count: int = 0, seed: int = 0, answers: bool = T
         raise UnknownName.of("problems", name, [*PUBLISHED, *MADE], where="There is no such file either.")
     if not found.items:
         raise FormatError(f"{name} holds no problem.", hint='Give lines such as {"question": "1+1?", "answer": "2"}.')
+    found = replace(found, items=tuple(replace(each, line=each.line or n) for n, each in enumerate(found.items, 1)))
     if not 0 < count < len(found.items):
         return found
     drawn = torch.randperm(len(found.items), generator=generator(seed, "problems", name))[:count].tolist()
@@ -53,15 +55,27 @@ def _numbers(name: str, items: tuple[Problem, ...]) -> Problems:
 
 
 def _of_lines(path: Path, *, answers: bool) -> Iterator[Problem]:
-    for number, row in enumerate(read_json_lines(path), start=1):
-        question, answer = row.get("question", row.get("prompt")), row.get("answer", None if answers else "")
-        if not isinstance(question, str) or not question or isinstance(answer, (dict, list, type(None))):
+    rows = iter(read_json_lines(path))
+    numbers = [number for number, line in enumerate(read_text(path).split("\n"), start=1) if line.strip()]
+    for number, row in zip(numbers, rows, strict=True):
+        name = "question" if "question" in row else "prompt"
+        if wrong := _wrong(row, name, needed=answers):
             raise FormatError(
-                f"{path}, line {number}: a problem has a question (or prompt){' and an answer' * answers}, given "
-                f"{', '.join(row)}.",
+                f"{path}, line {number}: a problem has a question (or prompt){' and an answer' * answers}; {wrong}.",
                 hint='Such as {"question": "What is 1+1?", "answer": "2"}.',
             )
-        yield Problem(question, str(answer))
+        others = {key: value for key, value in row.items() if key not in (name, "answer")}
+        yield Problem(row[name], str(row.get("answer", "")), line=number, fields=others)
+
+
+def _wrong(row: Mapping[str, Any], name: str, *, needed: bool) -> str:
+    """Return what is wrong with the line of a problem whose question is called `name`; empty if nothing is."""
+    if name not in row or (needed and "answer" not in row):
+        return f"given {', '.join(row) or 'nothing'}"
+    question, answer = row[name], row.get("answer", "")
+    if not isinstance(question, str) or not question:
+        return f"its {name} is {json.dumps(question)[:60]}"
+    return f"its answer is {json.dumps(answer)[:60]}" if isinstance(answer, dict | list | None) else ""
 
 
 def _gsm8k(part: str) -> Problems:

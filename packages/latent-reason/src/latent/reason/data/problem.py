@@ -1,7 +1,8 @@
 """Questions with exact answers."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 __all__ = ["Problem", "Problems"]
 
@@ -14,11 +15,15 @@ class Problem:
         question: What is asked.
         answer: The answer.
         steps: How it is found, step by step, where that is known.
+        line: Where it stands in its file or data set, from 1; 0 if nobody knows.
+        fields: What else its line has.
     """
 
     question: str
     answer: str
     steps: tuple[str, ...] = ()
+    line: int = field(default=0, compare=False, repr=False)
+    fields: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,11 @@ class Problems:
     items: Sequence[Problem]
     extract: Callable[[str], str]
     correct: Callable[[Problem, str], bool]
+
+    def where(self, index: int) -> str:
+        """Return how a user is told which problem is meant: by its line, or by its place from 1."""
+        line = self.items[index].line
+        return f"line {line} of {self.name}" if line else f"prompt {index + 1}"
 
     def __len__(self) -> int:
         """Return how many problems there are."""

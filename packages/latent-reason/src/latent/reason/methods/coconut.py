@@ -448,6 +448,23 @@ class Coconut(Reasoner):
     Config: ClassVar[type] = CoconutConfig
     config: CoconutConfig
 
+    @property
+    def heeds(self) -> tuple[str, ...]:
+        """`latent_steps`, unless there is no thought."""
+        return () if self.config.thought == "none" else ("latent_steps",)
+
+    @property
+    def remark(self) -> str:
+        """Say that a model without the tokens around latents was hardly trained to think in them."""
+        config, known = self.config, self.backbone.tokenizer.get_vocab()
+        missing = [name for name in (config.start, config.end) if name and name not in known]
+        if config.thought == "none" or not missing:
+            return ""
+        return (
+            f"the tokenizer of {self.backbone.name} has no {' and no '.join(missing)}: unless it was trained with "
+            f"latents={config.latents}, thought={config.thought!r} and without such tokens, it makes nothing of them."
+        )
+
     def _answer(self, prompts: list[str], budget: Budget, generators: list[torch.Generator] | None) -> list[Trace]:
         backbone, config = self.backbone, self.config
         model = backbone.model

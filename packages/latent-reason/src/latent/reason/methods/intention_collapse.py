@@ -178,6 +178,11 @@ class IntentionCollapse(Reasoner):
         real = torch.arange(tail.shape[1], device=device) < lengths.unsqueeze(1)
         return torch.cat([ids, tail], 1), torch.cat([mask, real.long()], 1)
 
+    @property
+    def heeds(self) -> tuple[str, ...]:
+        """Nothing more: one text is written, and no silent step is made."""
+        return ()
+
     def _answer(self, prompts: list[str], budget: Budget, generators: list[torch.Generator] | None) -> list[Trace]:
         states, memory = self._read(prompts, None, -1)
         intention = Intention(self.sites, states, memory.end[1].float())

@@ -15,11 +15,11 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from latent.core.activations.decode import Memory, Rollout, Sampling, decode, prefill
+from latent.core.activations.decode import Memory, Rollout, decode, prefill
 from latent.core.config import setting
 from latent.core.errors import ConfigError
 from latent.reason.baselines.written import vote
-from latent.reason.reasoner import Reasoner, rendered, texts_of
+from latent.reason.reasoner import Drawing, Reasoner, rendered, texts_of
 from latent.reason.selection import Drawn, calibrate
 from latent.reason.trace import Budget, Cost, Trace
 from latent.reason.trajectory import SIGNALS, Signals, TrajectoryRecorder
@@ -28,7 +28,7 @@ __all__ = ["LatentTrajectory", "LatentTrajectoryConfig", "Sampled"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class LatentTrajectoryConfig:
+class LatentTrajectoryConfig(Drawing):
     """How samples are written and one is chosen."""
 
     segment: int = setting(500, "Tokens of a segment.", paper="500 (100 to 700 tried)")
@@ -38,9 +38,11 @@ class LatentTrajectoryConfig:
     )
     select: Literal["best", "sequential", "early"] = setting("best", "How a sample is chosen: see the module.")
     threshold: float | None = setting(
-        None, "Signal above which sequential selection accepts; `calibrated` finds it. None accepts nothing.",
+        None,
+        "Signal above which sequential selection accepts, that of `cumulative` with a minus: -10 accepts what has less "
+        "than 10 in a trace. `calibrated` finds it; None accepts nothing.",
         paper="20th to 99th percentile of wrong texts",
-    )  # fmt: skip
+    )
     early: int = setting(4, "Updates after which early selection chooses.", paper="4 (2,000 tokens)")
     samples: int = setting(5, "Texts for each prompt.", paper="5")
     temperature: float = setting(0.8, "Of the sampling.", paper="that of each model")
@@ -54,11 +56,6 @@ class LatentTrajectoryConfig:
                 f"temperature={self.temperature} above 0."
             )
         _ = self.sampling  # refuses what is out of range
-
-    @property
-    def sampling(self) -> Sampling:
-        """How tokens are chosen."""
-        return Sampling(temperature=self.temperature, top_p=None if self.top_p == 1 else self.top_p)
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,9 +80,32 @@ class Sampled:
 
 
 class LatentTrajectory(Reasoner):
-    """Writes several texts and chooses one by the path of its states."""
+    """Writes several texts and chooses one by the path of its states.
+
+    A trace has the `signals` `net`, `cumulative` and `aligned` of each text as they are (the least `cumulative` is the
+    best), and its `log_probability` and `tokens`, with the texts in `samples`. Early selection knows these of the
+    beginnings; in `samples` the one that it goes on with is whole.
+    """
 
     Config: ClassVar[type] = LatentTrajectoryConfig
+
+    def check(self, budget: Budget) -> None:
+        """Refuse texts that are too short for a path."""
+        if budget.tokens <= 2 * self.config.segment:
+            raise ConfigError(
+                f"Texts of {budget.tokens} tokens have no two segments of {self.config.segment}: there is no path.",
+                hint=f"Set segment={_segment(budget)}, or allow more tokens.",
+            )
+
+    @classmethod
+    def suited(cls, config: LatentTrajectoryConfig, budget: Budget) -> LatentTrajectoryConfig:
+        """Return settings whose segments are short enough for a path."""
+        return config if budget.tokens > 2 * config.segment else replace(config, segment=_segment(budget))
+
+    @property
+    def heeds(self) -> tuple[str, ...]:
+        """`samples`: texts for each prompt."""
+        return ("samples",)
 
     def calibrated(self, drawn: Drawn) -> "LatentTrajectory":
         """Return this method with the threshold that is best for samples whose correctness is known.
@@ -97,7 +117,10 @@ class LatentTrajectory(Reasoner):
         return type(self)(config, self.backbone, extract=self.extract, keep_states=self.keep_states)
 
     def good(self, signals: Signals, name: str = "") -> Tensor:
-        """Return the configured signal, or another, as it speaks for a text: mean over layers, float32 `(rows,)`."""
+        """Return the configured signal, or another, as it speaks for a text: mean over layers, float32 `(rows,)`.
+
+        That is minus `cumulative`; the others as they are.
+        """
         name = name or self.config.signal
         return -signals.mean(name) if name == "cumulative" else signals.mean(name)
 
@@ -116,17 +139,14 @@ class LatentTrajectory(Reasoner):
         model, config, ends = self.backbone.model, self.config, self.backbone.ends.tolist()
         with torch.no_grad(), TrajectoryRecorder(model, config.segment, partial=config.partial, ends=ends) as recorder:
             done = self._decode(memory, tokens, generators)
+            if done.tokens.shape[1] == 1:  # every text is one token, which nothing has read: no path, but rows of none
+                prefill(model, done.tokens, memory=memory)
         lengths = (done.tokens >= 0).sum(1)
         log_probs = done.log_probs.sum(1) / lengths.clamp(min=1)
         texts = texts_of(self.backbone, done)
         return Sampled(texts, recorder.path.signals(), log_probs, lengths, Cost.of(done.ledger), done)
 
     def _answer(self, prompts: list[str], budget: Budget, generators: list[torch.Generator] | None) -> list[Trace]:
-        if budget.tokens <= 2 * self.config.segment:
-            raise ConfigError(
-                f"Texts of {budget.tokens} tokens have no two segments of {self.config.segment}: there is no path.",
-                hint=f"Set segment={max(1, budget.tokens // 8)}, or allow more tokens.",
-            )
         memory = self.prompt(prompts)
         copies = budget.samples or self.config.samples
         ways = {"best": self._best, "sequential": self._sequential, "early": self._early}
@@ -202,13 +222,17 @@ class LatentTrajectory(Reasoner):
             for row, ids, cost in zip(left, rest.sequences, Cost.of(rest.ledger), strict=True):
                 written[row] = [*written[row], *ids]
                 costs[row] += cost
-        texts = [str(self.backbone.tokenizer.decode(ids, skip_special_tokens=True)) for ids in written]
+        texts = list(first.texts)
+        for each, ids in zip(best.tolist(), written, strict=True):
+            texts[each] = str(self.backbone.tokenizer.decode(ids, skip_special_tokens=True))
+        first = replace(first, texts=texts)
         return [
-            self.trace(
+            self._trace(
                 prompt,
-                texts[row],
+                first,
+                list(range(row * copies, (row + 1) * copies)),
+                texts[int(best[row])],
                 costs[row],
-                signals={self.config.signal: tuple(good[row].tolist())},
                 cut=self.is_cut(written[row], budget),
             )
             for row, prompt in enumerate(prompts)
@@ -232,6 +256,10 @@ class LatentTrajectory(Reasoner):
     def _trace(self, prompt: str, found: Sampled, rows: list[int], text: str, cost: Cost, **others: Any) -> Trace:
         samples = tuple(found.texts[row] for row in rows)
         return self.trace(prompt, text, cost, signals=self._numbers(found, *rows), samples=samples, **others)
+
+
+def _segment(budget: Budget) -> int:
+    return max(1, budget.tokens // 8)
 
 
 def _each(generators: list[torch.Generator] | None, copies: int) -> list[torch.Generator] | None:

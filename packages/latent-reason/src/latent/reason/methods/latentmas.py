@@ -107,6 +107,18 @@ class LatentMAS(Reasoner):
         if not self.roles or len({role.name for role in self.roles}) < len(self.roles):
             raise ConfigError("A team needs one agent or more, each with a name of its own.", hint="Give other roles.")
 
+    def check(self, budget: Budget) -> None:
+        """Refuse latent steps that leave nothing to hand over."""
+        _check_latents(self.config.handover, self._steps(budget.latent_steps))
+
+    @property
+    def heeds(self) -> tuple[str, ...]:
+        """`latent_steps`, unless the agents hand over text."""
+        return () if self.config.handover == "text" else ("latent_steps",)
+
+    def _steps(self, latent_steps: int | None) -> int:
+        return self.config.latent_steps if latent_steps is None else latent_steps
+
     @torch.no_grad()
     def memory(self, prompts: Sequence[str], *, latent_steps: int | None = None) -> Memory:
         """Return what the last agent is given: the cache of all others' turns.
@@ -159,7 +171,7 @@ class LatentMAS(Reasoner):
 
     def _think(self, prompts: list[str], latent_steps: int | None) -> "_Work":
         """Let all agents but the last have their turns."""
-        steps = self.config.latent_steps if latent_steps is None else latent_steps
+        steps = self._steps(latent_steps)
         _check_latents(self.config.handover, steps)
         work = _Work(None, [], [])
         for role in self.roles[:-1]:

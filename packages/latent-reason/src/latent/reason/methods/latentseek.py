@@ -9,8 +9,7 @@ decoded to tokens again, and the model goes on greedily from these. R is not pos
 that failed less likely. No weight is changed, and the states never enter the model: the tokens do.
 """
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
@@ -179,6 +178,11 @@ class LatentSeek(Reasoner):
         super().__init__(config, backbone, extract=extract, keep_states=keep_states)
         self.reward = SelfReward(backbone) if reward is None else reward
 
+    @property
+    def heeds(self) -> tuple[str, ...]:
+        """`samples`: rounds, the greedy answer the first."""
+        return ("samples",)
+
     def search(self, start: Start) -> PrefixSearch:
         """Return what proposes beginnings."""
         config = self.config
@@ -189,7 +193,6 @@ class LatentSeek(Reasoner):
         return GradientSearch(start, config.learning_rate, config.clip)
 
     def _answer(self, prompts: list[str], budget: Budget, generators: list[torch.Generator] | None) -> list[Trace]:
-        begin = time.perf_counter()
         updates = self.config.max_updates if budget.samples is None else budget.samples - 1
         if updates and self.config.search != "gradient" and generators is None:
             raise ConfigError(
@@ -211,8 +214,7 @@ class LatentSeek(Reasoner):
                 run = runs[row]
                 if len(run.texts) == update:  # the beginning was known: it leads to the same answer
                     run.note(*run.known[run.prefix])
-        seconds = (time.perf_counter() - begin) / len(runs)
-        return [self._trace(run, seconds) for run in runs]
+        return [self._trace(run) for run in runs]
 
     def _begin(self, prompts: list[str], greedy: Rollout, budget: Budget) -> list[_Seeking]:
         """Return the searches with their greedy answers."""
@@ -246,9 +248,9 @@ class LatentSeek(Reasoner):
             return
         answers = {row: list(runs[row].prefix) for row in rows}
         open_ended = [row for row in rows if answers[row][-1] not in self.ends and len(answers[row]) < budget.tokens]
-        if open_ended:
-            rollout = self._continue(memory.select(open_ended), [answers[row] for row in open_ended], budget.tokens)
-            for row, ids, cost in zip(open_ended, rollout.sequences, Cost.of(rollout.ledger), strict=True):
+        for some in _together(memory, {row: len(answers[row]) for row in open_ended}, budget.tokens):
+            rollout = self._continue(memory.select(some), [answers[row] for row in some], budget.tokens)
+            for row, ids, cost in zip(some, rollout.sequences, Cost.of(rollout.ledger), strict=True):
                 # Rows with longer beginnings are cut: what they wrote beyond belongs to rows with shorter ones.
                 left = budget.tokens - len(answers[row])
                 answers[row] = [*answers[row], *ids[:left]]
@@ -276,14 +278,13 @@ class LatentSeek(Reasoner):
             run.note(text, reward)
             run.cost += cost + Cost(checks=1)
 
-    def _trace(self, run: _Seeking, seconds: float) -> Trace:
+    def _trace(self, run: _Seeking) -> Trace:
         best = max(range(len(run.rewards)), key=run.rewards.__getitem__)  # the first of equal ones
         chosen = best if self.config.result == "best" else len(run.rewards) - 1
         signals = {"rewards": tuple(run.rewards), "updates": (float(len(run.rewards) - 1),), "best": (float(chosen),)}
         samples = tuple(dict.fromkeys(run.texts))
-        cost = replace(run.cost, seconds=seconds)
         text = run.texts[chosen]
-        return self.trace(run.prompt, text, cost, signals=signals, samples=samples, cut=text in run.cut)
+        return self.trace(run.prompt, text, run.cost, signals=signals, samples=samples, cut=text in run.cut)
 
     def _cut(self, ids: Sequence[int]) -> tuple[int, ...]:
         """Return tokens up to the first one that ends an answer, that one included."""
@@ -295,6 +296,26 @@ class LatentSeek(Reasoner):
 
     def _text(self, ids: Sequence[int]) -> str:
         return str(self.backbone.tokenizer.decode(list(ids), skip_special_tokens=True))
+
+
+def _together(memory: Memory, begun: Mapping[int, int], most: int) -> list[list[int]]:
+    """Return the rows that go on in one call.
+
+    All of them, with as many steps as the shortest beginning leaves; where a row with a longer one has no positions for
+    these, which it would not use, only rows with equally long beginnings.
+
+    Args:
+        memory: What was read before the beginnings.
+        begun: Length of the beginning of each row.
+        most: Tokens of an answer.
+    """
+    rows, limit = list(begun), memory.traits.limit
+    if not rows:
+        return []
+    steps = most - min(begun.values())
+    if limit is None or all(int(memory.next_positions[row]) + begun[row] + steps - 1 <= limit for row in rows):
+        return [rows]
+    return [[row for row in rows if begun[row] == length] for length in sorted(set(begun.values()))]
 
 
 def _start(

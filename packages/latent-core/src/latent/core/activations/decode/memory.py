@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from latent.core.activations.decode.caches import gathered, shared
 from latent.core.activations.decode.language import Traits, embed, traits
 from latent.core.activations.decode.ledger import Ledger
-from latent.core.errors import LatentError, ShapeError
+from latent.core.errors import LatentError, PositionsError, ShapeError
 
 __all__ = ["Memory"]
 
@@ -118,18 +118,18 @@ class Memory:
             )
 
     def check_reach(self, ends: Tensor) -> None:
-        """Raise a `LatentError` when rows cannot go on to the positions `ends`, int64 `(batch,)`."""
+        """Raise a `PositionsError` when rows cannot go on to the positions `ends`, int64 `(batch,)`."""
         limit, window = self.traits.limit, None if self.whole else self.traits.window
         if limit is None and window is None:
             return
         reach = int(ends.max())
         if limit is not None and reach > limit:
-            raise LatentError(
+            raise PositionsError(
                 f"A row would end at {reach} inputs; {self.traits.name} has {limit} positions.",
                 hint="Shorten the prompt, or ask for fewer latent steps or tokens.",
             )
         if window is not None and reach > window:
-            raise LatentError(
+            raise PositionsError(
                 f"A row would end at {reach} inputs, some of them forgotten; layers of {self.traits.name} see {window} "
                 "columns and would see further back than they should.",
                 hint="Use crop instead of keep, or stay within the window.",
