@@ -3,9 +3,9 @@
 from latent.core.plugins import MethodSpec, hookimpl
 
 DEFECTS = (
-    "batch_mean", "detached_bias", "forgotten_velocity", "global_noise", "graph_break", "ignored_seed",
-    "import_side_effect", "learns_nothing", "lenient_load", "missing_capability", "moves_at_zero", "rounds_to_zero",
-    "silent_setting", "tries_network", "unchecked_shape", "unexplained_metric",
+    "batch_mean", "counts_padding", "detached_bias", "forgotten_velocity", "global_noise", "graph_break",
+    "ignored_seed", "import_side_effect", "learns_nothing", "lenient_load", "missing_capability", "moves_at_zero",
+    "rounds_to_zero", "silent_setting", "tries_network", "unchecked_shape", "unexplained_metric",
 )  # fmt: skip
 
 
@@ -25,6 +25,7 @@ def spec(slug, **changes):
 
 
 CHANGES = {
+    "counts_padding": {"capabilities": ("Encodes", "Reasons")},
     "moves_at_zero": {"capabilities": ("Encodes", "Intervenes")},
     "silent_setting": {"config": "broken.silent_setting:Config", "experiment": ""},
 }

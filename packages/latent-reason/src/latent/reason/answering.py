@@ -15,7 +15,7 @@ from latent.core.activations.directions import digest
 from latent.core.config import to_mapping
 from latent.core.errors import ConfigError, DeviceError, FormatError, Interrupted, PositionsError
 from latent.core.errors import shown as brief
-from latent.core.files import locked
+from latent.core.files import locked, write_json
 from latent.core.language import Backbone
 from latent.core.run.memory import is_out_of_memory
 from latent.core.run.progress import Progress, SilentProgress
@@ -110,7 +110,7 @@ def answer_all(
             else:
                 _keep_states(settings.states, rows, done)
                 if not traces:
-                    _settings_file(path).write_text(json.dumps(known, indent=2, default=str) + "\n", encoding="utf-8")
+                    write_json(_settings_file(path), json.loads(json.dumps(known, default=str)))
                 _write(path, _key(known), rows, done, problems)
                 traces |= {row: replace(trace, states=None) for row, trace in zip(rows, done, strict=True)}
                 tokens += sum(trace.cost.decoded_tokens + trace.cost.latent_steps for trace in done)

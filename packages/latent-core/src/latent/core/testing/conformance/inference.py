@@ -1,4 +1,4 @@
-"""Checks of a model in use: saving, rows, shapes, compiling, half precision, interventions."""
+"""Checks of a model in use: saving, rows, answers, shapes, compiling, half precision, interventions."""
 
 import copy
 import functools
@@ -15,6 +15,7 @@ from torch import Tensor
 from latent.core.contract import Model
 from latent.core.errors import FormatError, ShapeError
 from latent.core.hub.format import load_model, save_model
+from latent.core.run.seed import generator
 from latent.core.testing.conformance.kit import conforms
 from latent.core.testing.conformance.subject import (
     CPU,
@@ -23,6 +24,7 @@ from latent.core.testing.conformance.subject import (
     Call,
     CheckFailed,
     Subject,
+    call_of,
     state_of,
     trainee,
 )
@@ -122,6 +124,36 @@ def _close(call: Call, given: Any, whole: Any, how: str) -> None:
             "the rows of the whole batch, to 1e-5 + 1e-4 of the value",
             "Let no row read another: no statistics over the batch in evaluation mode, no row left out.",
         )
+
+
+@conforms(
+    "answers",
+    "Each prompt's answer is the same on a second call, and if nothing is drawn for it alone and in another order too.",
+    "answers",
+)
+def answers(subject: Subject) -> None:
+    """Compare the answers to several prompts with those to each of them."""
+    specimen = subject.ready()
+    call = call_of(specimen, "Reasons")
+    prompts = [*call.arguments["prompts"]]
+
+    def texts(some: list[str], seed: int = 0) -> list[str]:
+        made = call.on(specimen.model, prompts=some, generator=generator(seed, "conformance"))
+        return [str(getattr(trace, "text", trace)) for trace in made]
+
+    whole = texts(prompts)
+    if texts(prompts) != whole:
+        raise CheckFailed("two calls of answer differ", "they are equal", "Draw only from the generator that is given.")
+    if any(texts(prompts, seed) != whole for seed in (1, 2, 3)):
+        return  # which draws of one generator are a row's is the method's own affair
+    alone = [text for prompt in prompts for text in texts([prompt])]
+    for given, how in ((alone, "one at a time"), (texts(prompts[::-1])[::-1], "in reverse order")):
+        if given != whole:
+            raise CheckFailed(
+                f"with prompts {how} answers are {given}, with all of them {whole}",
+                "the same",
+                "Let no row read another: pad on the left, and give each row its own mask and positions.",
+            )
 
 
 @conforms(

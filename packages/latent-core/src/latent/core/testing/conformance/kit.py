@@ -86,6 +86,10 @@ NEEDS: dict[str, tuple[Callable[[Subject], bool], str]] = {
     "training": (_has_training, "the specimen has no learner"),
     "tensors": (_has_tensors, "the target is an Estimator, which may take any array"),
     "rows": (_has_rows, "the specimen has no inputs with rows for a capability that works by rows"),
+    "answers": (
+        lambda subject: subject.specimen is not None and "Reasons" in subject.specimen.inputs,
+        "the method has no capability Reasons",
+    ),
     "intervention": (
         lambda subject: subject.specimen is not None and "Intervenes" in subject.specimen.inputs,
         "the method has no capability Intervenes",
