@@ -1,8 +1,9 @@
 """Whether a small model's state before it writes tells if all its steps will be right, and what only seems to tell it.
 
 The model writes the steps of arithmetic chains and was never taught some operations. A probe reads the state at the
-last token of the question. Beside it: the state after the answer, where nothing is left to foresee; the first token,
-which is the same for all; random numbers; and questions of several lengths, where the length alone tells something.
+last token of the question. Beside it: the same network with random weights, and the words of the question; the state
+after the answer, where nothing is left to foresee; the first token, which is the same for all; random numbers; and
+questions of several lengths, where the length alone tells something.
 """
 
 from collections import Counter
