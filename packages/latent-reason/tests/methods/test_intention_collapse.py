@@ -13,7 +13,7 @@ from latent.core.language import Backbone
 from latent.core.language.training import small_llama, word_tokenizer
 from latent.core.run.context import ArmContext
 from latent.core.run.seed import generator, isolated
-from latent.reason.data.chains import ChainModel
+from latent.reason.data.chains import ChainModel, chains_backbone
 from latent.reason.experiments import intention_collapse as module
 from latent.reason.intention import (
     dimension_curve,
@@ -361,6 +361,28 @@ def test_every_arm_measures_what_its_claims_need(tmp_path, monkeypatch):
     assert found["first"]["recov"] == 0.5
     assert found["mixed"]["length_within"] == 0.5
     assert found["intention"]["entropy"] >= found["intention"]["top_entropy"]
+
+
+def test_words_are_counted_alone_and_beside_each_other():
+    found = module._words(["a b a b", "a a b", "c"])
+    assert found.shape == (3, 6), "a, b, a b, b a, a a and c"
+    assert found.tolist()[0] == [2, 2, 2, 1, 0, 0]
+    assert found.tolist()[1] == [2, 1, 1, 0, 1, 0]
+    assert found.tolist()[2] == [0, 0, 0, 0, 0, 1]
+
+
+def test_the_untrained_arm_reads_other_weights_and_the_same_answers(tmp_path):
+    tiny = ChainModel(width=16, layers=1, steps=3, rows=4)
+    config = replace(module.PRESETS["smoke"], count=40, many=20, few=10, chains=tiny)
+    context = ArmContext(tmp_path / "arm", tmp_path / "shared", "reason/intention-collapse", seed=0)
+    solver = IntentionCollapse(config.method, chains_backbone(context, tiny))
+    done = module._Answered.by(solver, module._problems(config, context), config, context)
+    own, other, words = (module._states(arm, solver, done, context) for arm in ("intention", "untrained", "words"))
+    context.close()
+    assert own.states.shape == other.states.shape
+    assert not torch.allclose(own.states, other.states, atol=1e-2)
+    assert words.states.shape[:2] == (40, 1)
+    assert torch.equal(words.features, module._words(done.questions))
 
 
 def test_rows_of_one_item_make_no_interval_narrower():

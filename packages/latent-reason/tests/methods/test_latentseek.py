@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -408,6 +409,27 @@ def test_wrong_settings_are_refused(wrong):
 
 
 # The experiment -------------------------------------------------------------------------------------------------------
+
+
+def test_guesses_are_as_many_as_the_checks_of_the_search():
+    problems = Problems(
+        "digits", [Problem(str(n), str(n)) for n in range(10)], str, lambda problem, given: given == problem.answer
+    )  # fmt: skip
+
+    def guessed(first, checks):
+        traces = [SimpleNamespace(samples=[first(n)], cost=SimpleNamespace(checks=checks)) for n in range(10)]
+        return module._guessed(traces, problems, generator(0, "guesses"))
+
+    def wrong(n):
+        return str((n + 1) % 10)
+
+    assert guessed(str, 5) == {"accuracy": 1.0, "gain": 0.0, "checks": 1.0}
+    assert guessed(wrong, 1) == {"accuracy": 0.0, "gain": 0.0, "checks": 1.0}
+    assert guessed(wrong, 10)["accuracy"] == 1.0, "all nine others, each once"
+    some = guessed(wrong, 4)
+    assert 0 < some["accuracy"] < 1
+    assert some["accuracy"] == some["gain"]
+    assert 1 < some["checks"] <= 4
 
 
 def test_an_arm_goes_on_in_smaller_batches_where_memory_does_not_suffice(tmp_path, monkeypatch):

@@ -24,7 +24,7 @@ TINY = {"text_count": 120, "pairs": 16, "held_out": 6, "samples": 2, "length": 1
 
 @pytest.mark.parametrize(
     ("method", "arms"),
-    [("steer/caa", ("caa", "none", "shuffled")), ("steer/repe-pca", ("repe-pca", "none", "centred"))],
+    [("steer/caa", ("caa", "bias", "none", "shuffled")), ("steer/repe-pca", ("repe-pca", "none", "centred"))],
 )
 def test_an_experiment_on_directions_runs(method, arms, tmp_path):
     folder = str(BUNDLED["stories260k"])  # by its path, as any other model
