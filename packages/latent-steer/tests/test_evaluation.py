@@ -6,7 +6,7 @@ import torch
 from latent.core.activations.frontier import Cell
 from latent.core.errors import ConfigError
 from latent.steer.data.contrast import Contrast
-from latent.steer.evaluation import Writing, frontier_of, text_cost, try_cells, write
+from latent.steer.evaluation import Writing, frontier_of, text_cost, text_costs, try_cells, write
 from latent.steer.judge import BigramJudge, judge_of
 from latent.steer.learning import learn
 from latent.steer.methods.caa import CAA
@@ -55,6 +55,17 @@ def test_steering_moves_texts_both_ways_and_costs(backbone, contrast, direction)
     )
     assert text_cost(backbone, ["It was a sunny day."], direction.on(backbone.model, 0.0), longest=32) == 0
     assert write(backbone, WRITING, judge, seed=0).texts == plain.texts
+
+
+def test_the_costs_of_cells_are_those_of_each(backbone, direction):
+    texts = ["The girl went home.", "It was a sunny day.", "Once upon a time"]
+    cells = [Cell(direction, 0.0), Cell(direction, 0.4), Cell(direction.negated(), 0.2)]
+    costs = text_costs(backbone, texts, cells, longest=32)
+    alone = [
+        text_cost(backbone, texts, direction.on(backbone.model, amount), longest=32) for amount in (0.0, 0.4, -0.2)
+    ]
+    assert costs == pytest.approx(alone, abs=1e-6)
+    assert costs[0] == 0 < costs[1]
 
 
 def test_cells_are_rows_of_one_batch(backbone, contrast, direction):

@@ -39,7 +39,7 @@ def test_an_experiment_on_directions_runs(method, arms, tmp_path):
     assert direction.config.model_name == folder
     side_by_side = next(table for table in report.tables if "side by side" in table.title)
     assert len(side_by_side.rows) == 4
-    assert any(figure.name == "frontier" for figure in report.figures)
+    assert {"frontier", "frontier-held-out"} <= {figure.name for figure in report.figures}
 
 
 def test_the_greatest_swing_within_the_limit_is_chosen():

@@ -13,7 +13,7 @@ from latent.core.activations.frontier import Cell, Frontier, Point, sweep
 from latent.core.language import Backbone
 from latent.steer.judge import Judge
 
-__all__ = ["Outcome", "Writing", "frontier_of", "text_cost", "try_cells", "write", "write_rows"]
+__all__ = ["Outcome", "Writing", "frontier_of", "text_cost", "text_costs", "try_cells", "write", "write_rows"]
 
 
 @dataclass(frozen=True)
@@ -125,6 +125,17 @@ def text_cost(
     with steering:
         steered = backbone.likelihood(texts, longest=longest)
     return float((steered - plain).double().mean())
+
+
+def text_costs(backbone: Backbone, texts: Sequence[str], cells: Sequence[Cell], *, longest: int) -> list[float]:
+    """Return by how much each cell raises the negative log-likelihood of given texts; see `text_cost`."""
+    plain = backbone.likelihood(texts, longest=longest)
+    costs = []
+    for cell in cells:
+        with edit(backbone.model, {site: each.add(cell.strength) for site, each in cell.by_site.items()}):
+            steered = backbone.likelihood(texts, longest=longest)
+        costs.append(float((steered - plain).double().mean()))
+    return costs
 
 
 def frontier_of(cells: Sequence[Cell], outcomes: Sequence[Outcome]) -> Frontier:

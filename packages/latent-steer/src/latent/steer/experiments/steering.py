@@ -31,7 +31,7 @@ from latent.core.run.experiment import Arm, ArmResult
 from latent.steer.backbones import load
 from latent.steer.data.contrast import CONTRASTS, Contrast, load_contrast, swapped
 from latent.steer.data.texts import OPENINGS, TextSource, texts_for
-from latent.steer.evaluation import Outcome, Writing, text_cost, try_cells, write
+from latent.steer.evaluation import Outcome, Writing, text_cost, text_costs, try_cells, write
 from latent.steer.judge import Judge, judge_of
 
 if TYPE_CHECKING:
@@ -173,9 +173,11 @@ def measure(
     directions = [find(given, site) for site in sites or given.layers]
     strengths = config.strengths
     outcomes: list[list[Outcome]] = []
+    costs: list[list[float]] = []
     for layer, direction in enumerate(directions):
         cells = [Cell(direction, sign * strength) for sign in (1, -1) for strength in strengths]
         outcomes.append(try_cells(given.backbone, given.writing, given.judge, cells, seed=2 * context.seed + 1))
+        costs.append(text_costs(given.backbone, given.texts, cells[: len(strengths)], longest=64))
         context.report_progress("search", layer + 1, len(directions))
     effects, reverses = torch.tensor([[each.effect for each in row] for row in outcomes]).chunk(2, 1)
     damages, _ = torch.tensor([[each.damage for each in row] for row in outcomes]).chunk(2, 1)  # [layers strengths]
@@ -199,7 +201,13 @@ def measure(
         "layer": -1.0 if sites else float(layer),
         "strength": float(strength),
     }
-    arrays = {"effects": effects, "reverses": reverses, "damages": damages, "strengths": torch.tensor(strengths)}
+    arrays = {
+        "effects": effects,
+        "reverses": reverses,
+        "damages": damages,
+        "text_costs": torch.tensor(costs),
+        "strengths": torch.tensor(strengths),
+    }
     return ArmResult(measures, arrays), chosen
 
 
@@ -266,7 +274,12 @@ def report(
         verdicts=verdicts,
         numbers=numbers,
         tables=[_measures_table(results, arms), *_texts_table(results, method)],
-        figures=[_effects(results, method), *frontier_figure(results, 4 * config.damage), *figures],
+        figures=[
+            _effects(results, method),
+            *frontier_figure(results, 4 * config.damage),
+            *frontier_figure(results, 2 * config.damage, "text_costs"),
+            *figures,
+        ],
         notes=_notes(config, context),
     )
 
@@ -316,22 +329,24 @@ def _effects(results: "Results", method: str) -> Figure:
     )
 
 
-def frontier_figure(results: "Results", span: float) -> list[Figure]:
+def frontier_figure(results: "Results", span: float, key: str = "damages") -> list[Figure]:
     """Draw the greatest effect that costs no more than x, over all layers and strengths.
 
     Args:
-        results: Arms with arrays `effects` and `damages`; others are left out.
-        span: Length of the axis of damage, from the least that was measured.
+        results: Arms with the arrays `effects` and `key`; others are left out.
+        span: Length of the axis of costs, from the least that was measured.
+        key: `damages`, of the texts that are written, or `text_costs`, of held-out ones.
     """
+    name, label, caption = _COSTS[key]
     searched = {arm: [results.arrays(arm, index) for index in range(len(seeds))] for arm, seeds in results.items()}
-    searched = {arm: arrays for arm, arrays in searched.items() if all("damages" in each for each in arrays)}
-    least = min((float(each["damages"].min()) for arrays in searched.values() for each in arrays), default=0.0)
+    searched = {arm: arrays for arm, arrays in searched.items() if all(key in each for each in arrays)}
+    least = min((float(each[key].min()) for arrays in searched.values() for each in arrays), default=0.0)
     grid = torch.linspace(least, least + span, 40)
     curves = {}
     for arm, every in searched.items():
         rows = []
         for arrays in every:
-            allowed = arrays["damages"].flatten()[None] <= grid[:, None]
+            allowed = arrays[key].flatten()[None] <= grid[:, None]
             effects = arrays["effects"].flatten().double()[None].where(allowed, torch.tensor(float("nan")).double())
             rows.append(effects.nan_to_num(-1.0).amax(1))
         values = torch.stack(rows)
@@ -345,13 +360,19 @@ def frontier_figure(results: "Results", span: float) -> list[Figure]:
         return []
     return [
         lines(
-            "frontier",
+            name,
             dict(list(curves.items())[:7]),
-            x_label="damage, nats per token",
+            x_label=label,
             y_label="share with the concept",
-            caption="Greatest effect at most this damage, over all layers and strengths, on the texts of the search.",
+            caption=f"Greatest effect at most {caption}, over all layers and strengths, on the texts of the search.",
         )
     ]
+
+
+_COSTS = {
+    "damages": ("frontier", "damage, nats per token", "this damage"),
+    "text_costs": ("frontier-held-out", "cost of held-out texts, nats per token", "this cost of held-out texts"),
+}
 
 
 def _notes(config: SteeringConfig, context: "RunContext") -> list[str]:
