@@ -171,8 +171,7 @@ def spread_at(width: int, narrow: float) -> float:
     The usual 0.02 fits models that are a thousand wide. One of 64 takes several times as many updates with it, and a
     wide one with `narrow`.
     """
-    spread: float = narrow * (64 / width) ** 0.5
-    return spread
+    return narrow * math.sqrt(64 / width)
 
 
 def byte_tokenizer() -> "PreTrainedTokenizerBase":

@@ -90,7 +90,7 @@ def run_arm(arm: str, config: SteeringConfig, context: ArmContext) -> ArmResult:
     if arm == "none":
         return steering.unsteered(config, context)
     find = _finder(arm, config, context.seed)
-    if arm == "bias":  # logits are moved by less than half as much as a layer, so the steps are finer
+    if arm == "bias":  # the logits take less: at a layer's strengths only the least would be within the limit
         finer = replace(config, strengths=tuple(strength / 4 for strength in config.strengths))
         return steering.measure(find, finer, context, sites=("logits",))[0]
     result, chosen = steering.measure(find, config, context)

@@ -56,7 +56,7 @@ MEASURES: Mapping[str, str] = {
     "damage": "Negative log-likelihood of the steered texts under the model without edits, nats per token.",
     "text_cost": "By how much steering raises the negative log-likelihood of held-out texts, nats per token.",
     "accuracy": "Share of held-out pairs whose continuations the direction tells apart.",
-    "layer": "Chosen layer.",
+    "layer": "Chosen layer; -1 where there is none to choose.",
     "strength": "Chosen strength, in mean norms of the activations.",
 }
 
