@@ -7,6 +7,7 @@ import torch
 import transformers
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from transformers.cache_utils import DynamicLayer
 
 from latent.core.activations import Add, capture, edit
 from latent.core.activations.decode import (
@@ -23,6 +24,7 @@ from latent.core.activations.decode import (
     readout,
     replay,
 )
+from latent.core.activations.decode.layers import RoomyLayer
 from latent.core.activations.decode.sampling import nucleus
 from latent.core.errors import ConfigError, LatentError, ShapeError
 from latent.core.run.seed import generator, isolated
@@ -425,6 +427,31 @@ def test_room_that_runs_out_changes_nothing(model, padded, monkeypatch):
     for layer, (keys, values) in zip(memory.cache.layers, held, strict=True):
         assert torch.equal(layer.keys, keys)
         assert torch.equal(layer.values, values)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda layer: layer.crop(-3),
+        lambda layer: layer.reorder_cache(torch.tensor([1, 0])),
+        lambda layer: layer.batch_select_indices(torch.tensor([1])),
+        lambda layer: layer.batch_repeat_interleave(2),
+    ],
+    ids=["crop", "reorder", "select", "repeat"],
+)
+def test_a_layer_with_room_does_what_a_dynamic_one_does(change):
+    first, more = torch.randn(2, 2, 1, 5, 4), torch.randn(2, 1, 2, 4)
+    plain = DynamicLayer()
+    plain.update(*first)
+    roomy, held = RoomyLayer(*first, spare=8), first.clone()
+    for layer in (plain, roomy):
+        layer.update(more, -more)
+        change(layer)
+    rows = len(plain.keys)
+    some = torch.randn(rows, 1, 1, 4, dtype=torch.float64)  # of a wider dtype, too
+    for one, other in zip(plain.update(some, -some), roomy.update(some, -some), strict=True):
+        torch.testing.assert_close(other, one, rtol=0, atol=0)
+    assert torch.equal(first, held)
 
 
 def test_what_goes_on_from_one_memory_is_apart(model, padded):

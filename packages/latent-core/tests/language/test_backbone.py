@@ -208,16 +208,15 @@ def arm(tmp_path, name):
 def test_training_learns_and_is_done_once_for_all(tmp_path, monkeypatch):
     monkeypatch.setenv("LATENT_CACHE", str(tmp_path / "cache"))
     text = torch.tensor([3, 4, 5, 6] * 100)
-    tokenizer = word_tokenizer(["a", "b", "c", "d", "e"])
 
     def learn(name, **changed):
-        given = {"length": 16, "rows": 8, "begin": 1, "tokens": text, "steps": 60} | changed
-        steps = given.pop("steps")
+        given = {"length": 16, "rows": 8, "begin": 1, "tokens": text, "steps": 60, "words": "abcde"} | changed
+        steps, words = given.pop("steps"), given.pop("words")
         with arm(tmp_path, name) as context:
             return trained(
                 context,
                 lambda: small_llama(0, vocabulary=8, width=16, layers=1),
-                tokenizer,
+                word_tokenizer(words),
                 TokenWindows(**given),
                 steps=steps,
                 learning_rate=1e-2,
@@ -235,6 +234,7 @@ def test_training_learns_and_is_done_once_for_all(tmp_path, monkeypatch):
     assert again.encode(["a b", "c"])["input_ids"].tolist() == [[3, 4], [0, 5]]
     others = [learn("three", steps=61), learn("four", tokens=text.flip(0)), learn("five", rows=9)]
     assert len({first.name, *(other.name for other in others)}) == 4
+    assert learn("six", words="dcbae").encode(["a b"])["input_ids"].tolist() == [[6, 5]]
 
 
 def test_a_model_that_was_left_half_trained_is_not_taken_for_one(tmp_path, monkeypatch):

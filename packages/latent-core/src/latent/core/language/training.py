@@ -227,8 +227,8 @@ def trained(
 ) -> Backbone:
     """Return a language model that is trained once: for all arms of a seed, all experiments, and all later runs.
 
-    It is kept in the format of transformers in `cache_folder()`, under a name that stands for everything that its
-    weights depend on: first weights, source with its code, updates, seed, dtype and kind of device.
+    It is kept in the format of transformers in `cache_folder()`, under a name that stands for its tokens and everything
+    that its weights depend on: first weights, source with its code, updates, seed, dtype and kind of device.
 
     Args:
         context: Of the arm that asks; the first one trains, and goes on where an earlier process stopped.
@@ -242,6 +242,7 @@ def trained(
     model = build()
     recipe = {
         "weights": fingerprint(model),
+        "words": digest(json.dumps(tokenizer.get_vocab(), sort_keys=True)),
         "config": model.config.to_diff_dict(),  # type: ignore[operator,union-attr]  # transformers'
         "source": _described(source),
         "learner": _code(LanguageModelLearner),

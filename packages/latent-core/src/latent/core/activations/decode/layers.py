@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicLayer
 
@@ -22,22 +23,27 @@ class RoomyLayer(DynamicLayer):
     def __init__(self, keys: Tensor, values: Tensor, spare: int) -> None:
         super().__init__()
         self.lazy_initialization(keys, values)
-        self.keys, self.values = keys, values
-        self._room, self._filled, self._spare = (keys, values), keys.shape[-2], spare
+        self.keys, self.values = self._known = self._room = (keys, values)
+        self._filled, self._spare = keys.shape[-2], spare
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Add columns, and return all."""
+        """Add columns, and return all; of a wider dtype, as a dynamic layer does, where the new ones are."""
+        if self.keys is not self._known[0] and self.keys is not None and self.values is not None:
+            # The cache was cropped, or its rows were chosen; these are not written to.
+            self._room, self._filled = (self.keys, self.values), self.keys.shape[-2]
         begin, end = self._filled, self._filled + key_states.shape[-2]
-        if end > self._room[0].shape[-2]:
-            self._room = (self._roomier(self._room[0], end), self._roomier(self._room[1], end))
+        dtype = torch.promote_types(self._room[0].dtype, key_states.dtype)
+        if end > self._room[0].shape[-2] or dtype != self._room[0].dtype:
+            self._room = (self._roomier(self._room[0], end, dtype), self._roomier(self._room[1], end, dtype))
         keys, values = self._room
         keys[:, :, begin:end], values[:, :, begin:end] = key_states, value_states
-        self.keys, self.values, self._filled = keys[:, :, :end], values[:, :, :end], end
-        return self.keys, self.values
+        self._known, self._filled = (keys[:, :, :end], values[:, :, :end]), end
+        self.keys, self.values = self._known
+        return self._known
 
-    def _roomier(self, room: Tensor, end: int) -> Tensor:
+    def _roomier(self, room: Tensor, end: int, dtype: torch.dtype) -> Tensor:
         """Return room for columns up to `end` at least, with those that are filled."""
         rows, heads, _, width = room.shape
-        larger = room.new_empty(rows, heads, max(end, self._filled + self._spare), width)
+        larger = room.new_empty(rows, heads, max(end, self._filled + self._spare), width, dtype=dtype)
         larger[:, :, : self._filled] = room[:, :, : self._filled]
         return larger

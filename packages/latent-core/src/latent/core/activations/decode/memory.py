@@ -42,6 +42,7 @@ class Memory:
         ledger: What it took to make these rows. Copies of a row count nothing.
         whole: Whether nothing was forgotten, so that reading `inputs()` again makes the same memory.
         traits: What the loop knows about the model.
+        padded: Whether any column is padding.
     """
 
     cache: Any
