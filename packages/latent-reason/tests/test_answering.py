@@ -17,7 +17,7 @@ from latent.reason.baselines.written import RandomSearch, RandomSearchConfig, Wr
 from latent.reason.data.problem import Problem, Problems
 from latent.reason.methods.latentmas import LatentMAS, LatentMASConfig
 from latent.reason.methods.roles import Role
-from latent.reason.rewards import CHECKS, SelfReward
+from latent.reason.rewards import CHECKS, ExactReward, SelfReward
 from latent.reason.trace import Budget
 
 PROMPTS = [f"{index % 10} + {index * 7 % 10} =" for index in range(11)]
@@ -250,6 +250,56 @@ def test_lines_say_what_was_expected_and_what_else_is_known(backbone, tmp_path):
     assert {place: line["fields"] for place, line in enumerate(lines) if "fields" in line} == {some[0]: {"id": "x"}}
     # A file without them is read as one with them.
     assert texts(answer_all("way", way, PROMPTS, tmp_path / "a.jsonl", SETTINGS, problems=asked)) == texts(plain)
+
+
+def test_lines_are_graded_by_what_is_expected_now(backbone, tmp_path):
+    way, path = Limited(DRAWN, backbone, room=100, extract=str), tmp_path / "a.jsonl"
+
+    def asked(answers):
+        items = [Problem(prompt, answer) for prompt, answer in zip(PROMPTS, answers, strict=True)]
+        return Problems("mine", items, str, is_answer)
+
+    first = answer_all("way", way, PROMPTS, path, SETTINGS, problems=asked(["wrong"] * 11))
+    content, asked_for = path.read_bytes(), len(way.sizes)
+    answer_all("way", way, PROMPTS, path, SETTINGS, problems=asked(["wrong"] * 11))
+    answer_all("way", way, PROMPTS, path, SETTINGS)  # knows no answers, and takes none away
+    assert path.read_bytes() == content
+    again = answer_all("way", way, PROMPTS, path, SETTINGS, problems=asked([trace.answer for trace in first]))
+    assert texts(again) == texts(first)
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [(line["expected"], line["correct"], line["text"]) for line in lines] == [
+        (trace.answer or None, True if trace.answer else None, trace.text) for trace in first
+    ]
+    assert len(way.sizes) == asked_for
+
+
+def test_a_search_that_knew_other_answers_is_not_gone_on_with(backbone, tmp_path):
+    config, path = RandomSearchConfig(instruction="", samples=3), tmp_path / "a.jsonl"
+
+    def search(answer):
+        asked = Problems("mine", [Problem(prompt, answer) for prompt in PROMPTS], str, is_answer)
+        way = RandomSearch(config, backbone, reward=ExactReward(asked))
+        return answer_all("way", way, PROMPTS, path, SETTINGS, problems=asked)
+
+    first = search("1")
+    assert texts(search("1")) == texts(first)
+    with pytest.raises(ConfigError, match=r"told the answer '1' \(line 1\); it is '2' now\.[\s\S]*another --out"):
+        search("2")
+    with pytest.raises(ConfigError, match=r"the reward was 'latent\.reason\.rewards\.ExactReward' and is"):
+        answer_all("way", RandomSearch(config, backbone), PROMPTS, path, SETTINGS)
+
+
+def test_answers_of_other_roles_and_readings_are_not_mixed(backbone, tmp_path):
+    def team(word, **others):
+        roles = [Role(name="one", task=f"{word} {{question}}"), Role(name="two", task="b {question}")]
+        return LatentMAS(LatentMASConfig(latent_steps=1), backbone, roles=roles, **others)
+
+    path = tmp_path / "a.jsonl"
+    answer_all("team", team("a"), PROMPTS, path, SETTINGS)
+    with pytest.raises(ConfigError, match="the roles was"):
+        answer_all("team", team("c"), PROMPTS, path, SETTINGS)
+    with pytest.raises(ConfigError, match="the reading of answers was"):
+        answer_all("team", team("a", extract=str), PROMPTS, path, SETTINGS)
 
 
 def test_runs_with_and_without_vectors_are_not_mixed(backbone, tmp_path):

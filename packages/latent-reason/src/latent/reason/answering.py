@@ -63,7 +63,8 @@ def answer_all(
     """Answer prompts, and return their traces in order; None for those that the model's positions do not suffice for.
 
     Each batch is a group of lines of `path`, written when it is done. What an earlier process wrote there with the same
-    settings is kept; a last line that it left half written is taken away. Prompts that were left out are tried again.
+    settings is kept, and graded by what is expected now; a last line that it left half written is taken away. Prompts
+    that were left out are tried again.
 
     Args:
         name: Of the method, for progress and for the lines.
@@ -76,7 +77,8 @@ def answer_all(
         stop: Whether somebody asked to stop; it is looked at after each batch.
 
     Raises:
-        ConfigError: The file holds answers of other settings, or of other prompts; or a prompt is too long.
+        ConfigError: The file holds answers of other settings, of other prompts, or of a search that knew other answers;
+            or a prompt is too long.
         DeviceError: Memory does not suffice for a single prompt.
         Interrupted: Somebody asked to stop; what is done is in the file.
     """
@@ -85,7 +87,8 @@ def answer_all(
     _check_prompts(reasoner.backbone, asked, settings.budget.tokens)
     known = _known(name, reasoner, settings)
     with locked(path.parent / f".{path.stem}"):
-        traces = _read(path, known, prompts)
+        traces = _read(path, known, prompts, asked if reasoner.knows_answers else None)
+        _grade_anew(path, _key(known), traces, problems)
         left = [index for index in range(len(prompts)) if index not in traces]
         size, alone, began, tokens = settings.batch, 0, time.perf_counter(), 0
         while left:
@@ -183,6 +186,7 @@ def _known(name: str, reasoner: Reasoner, settings: Answering) -> dict[str, Any]
     known = {
         "method": name,
         "config": to_mapping(reasoner.config),
+        "parts": dict(reasoner.parts),
         "model": reasoner.backbone.fingerprint,
         "budget": vars(settings.budget),
         "seed": settings.seed,
@@ -199,8 +203,8 @@ def _settings_file(path: Path) -> Path:
     return path.with_suffix(".settings.json")
 
 
-def _read(path: Path, known: Mapping[str, Any], prompts: Sequence[str]) -> dict[int, Trace]:
-    """Return what the file holds, and take a half-written last line away."""
+def _read(path: Path, known: Mapping[str, Any], prompts: Sequence[str], told: Problems | None) -> dict[int, Trace]:
+    """Return what the file holds, and take a half-written last line away; `told` has the answers that a search knew."""
     if not path.exists():
         return {}
     key, content = _key(known), path.read_bytes()
@@ -220,6 +224,12 @@ def _read(path: Path, known: Mapping[str, Any], prompts: Sequence[str]) -> dict[
                 f"{path} holds answers of {what} (line {number}).",
                 hint="Choose another --out, or remove the file."
                 + " Another --limit or --instruction makes other prompts." * same,
+            )
+        if told is not None and value.get("expected") != (told.items[index].answer or None):
+            raise ConfigError(
+                f"{path} holds a search that was told the answer {value.get('expected')!r} (line {number}); "
+                f"it is {told.items[index].answer!r} now.",
+                hint="Choose another --out, or remove the file.",
             )
         found[index] = Trace.from_json(value)
     if len(whole) < len(content):
@@ -248,19 +258,33 @@ def _flat(known: Mapping[str, Any]) -> dict[str, Any]:
     """Return settings by the names that a user gives them."""
     budget = {f"--{key.replace('_', '-')}": value for key, value in known["budget"].items()}
     options = {f"--{key}": known.get(key, "stored") for key in ("seed", "states", "dtype")}
-    return {"the method": known["method"], "the model": known["model"], **budget, **options, **known["config"]}
+    parts = {f"the {name}": value for name, value in known["parts"].items()}
+    return {"the method": known["method"], "the model": known["model"], **budget, **options, **parts, **known["config"]}
 
 
 def _write(path: Path, key: str, rows: Sequence[int], traces: Sequence[Trace], problems: Problems | None) -> None:
-    lines = [
-        json.dumps({"index": row, "settings": key, **trace.to_json(), **_facts(problems, row, trace)},
-                   ensure_ascii=False)
-        for row, trace in zip(rows, traces, strict=True)
-    ]  # fmt: skip
+    lines = [_line(key, row, trace, problems) for row, trace in zip(rows, traces, strict=True)]
     with path.open("ab") as file:
-        file.write(("\n".join(lines) + "\n").encode())
+        file.write("".join(lines).encode())
         file.flush()
         os.fsync(file.fileno())
+
+
+def _line(key: str, row: int, trace: Trace, problems: Problems | None) -> str:
+    value = {"index": row, "settings": key, **trace.to_json(), **_facts(problems, row, trace)}
+    return json.dumps(value, ensure_ascii=False) + "\n"
+
+
+def _grade_anew(path: Path, key: str, traces: Mapping[int, Trace], problems: Problems | None) -> None:
+    """Write the lines again if what is expected has changed since."""
+    if not traces or problems is None:
+        return
+    before = path.read_text(encoding="utf-8").split("\n")[:-1]
+    now = [_line(key, row, trace, problems) for row, trace in traces.items()]
+    if list(map(json.loads, before)) != list(map(json.loads, now)):
+        half_written = path.with_suffix(".tmp")
+        half_written.write_text("".join(now), encoding="utf-8")
+        half_written.replace(path)
 
 
 def _facts(problems: Problems | None, row: int, trace: Trace) -> dict[str, Any]:

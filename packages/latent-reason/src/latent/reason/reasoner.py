@@ -17,7 +17,7 @@ from latent.core.language import Backbone
 from latent.reason.grading import final_answer
 from latent.reason.trace import Budget, Cost, Trace
 
-__all__ = ["Drawing", "Generators", "Prompts", "Reasoner", "for_each_row", "rendered", "texts_of"]
+__all__ = ["Drawing", "Generators", "Prompts", "Reasoner", "for_each_row", "name_of", "rendered", "texts_of"]
 
 Generators = torch.Generator | Sequence[torch.Generator] | None
 
@@ -89,6 +89,19 @@ class Reasoner(Procedure, Reasons):
         return ("latent_steps", "samples")
 
     @property
+    def parts(self) -> Mapping[str, str]:
+        """What answers depend on besides prompts, settings, model and budget, by name: tells files of answers apart.
+
+        Functions are known by their names alone.
+        """
+        return {"reading of answers": name_of(self.extract)}
+
+    @property
+    def knows_answers(self) -> bool:
+        """Whether it is told if an answer is the right one while it searches."""
+        return False
+
+    @property
     def remark(self) -> str:
         """What a user should know before prompts are answered; empty when there is nothing to say."""
         return ""
@@ -114,6 +127,12 @@ class Reasoner(Procedure, Reasons):
     def trace(self, prompt: str, text: str, cost: Cost, **others: Any) -> Trace:
         """Return the trace of a text, with its answer read."""
         return Trace(prompt=prompt, text=text, answer=self.extract(text), cost=cost, **others)
+
+
+def name_of(part: Any) -> str:
+    """Return the name of a function, or of the class of anything else."""
+    known = part if hasattr(part, "__qualname__") else type(part)
+    return f"{known.__module__}.{known.__qualname__}"
 
 
 class Drawing:

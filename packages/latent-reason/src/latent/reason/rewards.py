@@ -1,7 +1,7 @@
 """What an answer is worth: 0 when it is accepted in full, down to -1 when it is not."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,10 +11,10 @@ from latent.core.activations.decode import Ledger, decode, prefill
 from latent.core.errors import ConfigError, ShapeError
 from latent.core.language import Backbone
 from latent.reason.data.problem import Problem, Problems
-from latent.reason.reasoner import Prompts, rendered, texts_of
+from latent.reason.reasoner import Prompts, Reasoner, name_of, rendered, texts_of
 from latent.reason.trace import Cost
 
-__all__ = ["CHECKS", "Check", "ExactReward", "Reward", "SelfReward", "constant", "rated"]
+__all__ = ["CHECKS", "Check", "ExactReward", "Reward", "Rewarded", "SelfReward", "constant", "rated"]
 
 Reward = Callable[[Sequence[str], Sequence[str]], Tensor]
 """Is given prompts and the answers to them and returns float `(batch,)` in [-1, 0]; a row depends on itself alone."""
@@ -118,7 +118,8 @@ CHECKS = (
 class SelfReward:
     """The model judges answers itself: minus the weighted share of failed checks.
 
-    The judge writes greedily, so that the same answer always gets the same reward. A check without a verdict fails.
+    The judge writes greedily, so that the same answer always gets the same reward. A check without a verdict fails,
+    that of a judge who was cut off before it included.
 
     Args:
         backbone: The model.
@@ -167,3 +168,19 @@ def _approves(text: str) -> bool:
     """Return whether the last verdict in a text is yes."""
     found = _VERDICT.findall(text)
     return bool(found) and found[-1].lower() == "yes"
+
+
+class Rewarded(Reasoner):
+    """A way to answer that asks a reward how good its texts are."""
+
+    reward: Reward
+
+    @property
+    def parts(self) -> Mapping[str, str]:
+        """The reward too."""
+        return {**super().parts, "reward": name_of(self.reward)}
+
+    @property
+    def knows_answers(self) -> bool:
+        """Whether the reward does."""
+        return isinstance(self.reward, ExactReward)

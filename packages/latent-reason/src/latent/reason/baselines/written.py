@@ -12,7 +12,7 @@ from latent.core.errors import ConfigError
 from latent.core.language import Backbone
 from latent.reason.grading import same_answer
 from latent.reason.reasoner import Drawing, Reasoner, rendered, texts_of
-from latent.reason.rewards import Reward, SelfReward, rated
+from latent.reason.rewards import Reward, Rewarded, SelfReward, rated
 from latent.reason.trace import Budget, Cost, Trace
 
 __all__ = ["BASELINES", "RandomSearch", "RandomSearchConfig", "Written", "WrittenConfig", "vote"]
@@ -99,7 +99,7 @@ class RandomSearchConfig(Drawing):
             )
 
 
-class RandomSearch(Reasoner):
+class RandomSearch(Rewarded):
     """Writes texts until a reward accepts one: what any search must beat at the same cost.
 
     Args:

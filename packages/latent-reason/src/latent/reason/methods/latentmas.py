@@ -9,6 +9,7 @@ back the last state h, mapped to the input embeddings W_in by ridge regression o
 Nobody's message is read twice, and what an agent found need not go through words.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
@@ -34,7 +35,7 @@ from latent.core.errors import ConfigError
 from latent.core.language import Backbone
 from latent.reason.grading import final_answer
 from latent.reason.methods.roles import Role, Topology, team_of
-from latent.reason.reasoner import Generators, Reasoner, for_each_row, rendered, texts_of
+from latent.reason.reasoner import Generators, Reasoner, for_each_row, name_of, rendered, texts_of
 from latent.reason.trace import Budget, Cost, Trace
 
 __all__ = ["LatentMAS", "LatentMASConfig"]
@@ -106,6 +107,12 @@ class LatentMAS(Reasoner):
         self.roles = team_of(config.topology, config.roles) if roles is None else tuple(roles)
         if not self.roles or len({role.name for role in self.roles}) < len(self.roles):
             raise ConfigError("A team needs one agent or more, each with a name of its own.", hint="Give other roles.")
+
+    @property
+    def parts(self) -> Mapping[str, str]:
+        """The roles too, word for word."""
+        told = [[role.name, role.task, role.thoughts, role.notes, name_of(role.view)] for role in self.roles]
+        return {**super().parts, "roles": json.dumps(told)}
 
     def check(self, budget: Budget) -> None:
         """Refuse latent steps that leave nothing to hand over."""
