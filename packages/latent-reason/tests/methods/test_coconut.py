@@ -31,7 +31,7 @@ from latent.reason.methods.coconut import (
     think,
     with_markers,
 )
-from latent.reason.trace import Budget
+from latent.reason.trace import Budget, Cost, Trace
 
 CONFIG = CoconutConfig(latents=3)
 MARKERS = (CONFIG.start, CONFIG.pause, CONFIG.end)
@@ -477,6 +477,52 @@ def test_arms_differ_in_what_they_say(tmp_path):
     }  # fmt: skip
     assert measures["coconut"]["cached_error"] < 1e-4
     assert measures["zero"]["zeroed"] == measures["zero"]["accuracy"]
+
+
+@pytest.mark.parametrize(
+    ("arm", "fits"),
+    [
+        ("coconut", [("written", (0,), 0, 20), ("train", (1, 2, 3, 4), 3, 25)]),
+        ("pause", [("written", (0,), 0, 20), ("train", (1, 2, 3, 4), 3, 25)]),
+        ("zero", [("written", (0,), 0, 20), ("train", (1, 2, 3, 4), 3, 25)]),
+        ("no-thought", [("written", (0,), 0, 20), ("train", (1, 2, 3, 4), 0, 25)]),
+        ("no-curriculum", [("train", (4,), 3, 45)]),
+        ("no-cot", [("train", (4,), 0, 45)]),
+        ("cot", [("written", (0,), 0, 20), ("train", (0,), 0, 25)]),
+    ],
+)
+def test_arms_are_trained_by_their_own_plan(tmp_path, monkeypatch, arm, fits):
+    made = []
+
+    class Enough(Exception):
+        pass
+
+    def fit(self, learner, source, steps, *, name="train"):
+        mixed = source.mixing > 0
+        made.append((name, source.stages, source.latents, steps))
+        assert mixed == (len(source.stages) > 1)
+        if name == "train":
+            raise Enough
+
+    monkeypatch.setattr(ArmContext, "fit", fit)
+    context = ArmContext(tmp_path / arm, tmp_path / "shared", "reason/coconut", seed=10)
+    with pytest.raises(Enough):
+        module.run_arm(arm, replace(module.PRESETS["smoke"], width=16, examples=40), context)
+    context.close()
+    assert made == fits
+
+
+def test_short_and_long_problems_are_told_apart(tmp_path, monkeypatch, small):
+    config = replace(TINY, tests=40)
+    test = module._problems(config, 10)[1]
+    monkeypatch.setattr(module, "_keep_texts", lambda *given: None)
+    monkeypatch.setattr(module, "_right", lambda test, traces: [float(len(each.steps) == 3) for each in test.items])
+    nothing = Cost(prefill_tokens=1, latent_steps=0, decoded_tokens=1, seconds=0.0)
+    monkeypatch.setattr(module, "_answers", lambda *given: [Trace(prompt="a", text="", answer="", cost=nothing)] * 40)
+    method = module._method("none", config)
+    found = module._measured(small, method, None, test, config, None).measures
+    assert (found["short"], found["long"]) == (0, 1)
+    assert found["accuracy"] == sum(len(each.steps) == 3 for each in test.items) / 40
 
 
 def test_a_model_that_is_given_is_trained_as_a_copy(tmp_path, small):

@@ -14,8 +14,10 @@ from latent.core.language.training import small_llama, word_tokenizer
 from latent.core.run.context import ArmContext
 from latent.core.run.seed import generator, isolated
 from latent.reason.data.chains import ChainModel, chains_backbone
+from latent.reason.data.problem import Problem, Problems
 from latent.reason.experiments import intention_collapse as module
 from latent.reason.intention import (
+    Intention,
     dimension_curve,
     effective_dimension,
     entropy,
@@ -25,7 +27,7 @@ from latent.reason.intention import (
 )
 from latent.reason.methods.intention_collapse import IntentionCollapse, IntentionCollapseConfig
 from latent.reason.recoverability import LinearScore, Split, auroc, recoverability, routed, transfer
-from latent.reason.trace import Budget
+from latent.reason.trace import Budget, Cost, Trace
 
 WORDS = [*"0123456789", "+", "-", "*", "=", "a", "b", "c", "d"]
 SIZE = 3 + len(WORDS)
@@ -383,6 +385,100 @@ def test_the_untrained_arm_reads_other_weights_and_the_same_answers(tmp_path):
     assert not torch.allclose(own.states, other.states, atol=1e-2)
     assert words.states.shape[:2] == (40, 1)
     assert torch.equal(words.features, module._words(done.questions))
+
+
+class Known:
+    """Stands in for a method: its states are 1 for prompts with an even number."""
+
+    config = IntentionCollapseConfig(**QUICK, batch=40)
+    sites = ("layers.0.resid_post",)
+
+    def __init__(self):
+        self.written = []
+
+    def capture(self, prompts, written=None, *, place=-1):
+        self.written += written or []
+        even = torch.tensor([float(prompt.split()[0]) % 2 == 0 for prompt in prompts])
+        states = 0.1 * randn(len(prompts), 1, 4) + even[:, None, None]
+        return Intention(self.sites, states, torch.stack([9.0 * even, torch.zeros(len(prompts))], 1))
+
+    def entropy(self, intention):
+        return entropy(intention.logits)
+
+    top_entropy = entropy
+
+
+@pytest.fixture
+def known(tmp_path):
+    """Chains of which those with an even number are solved, and what reads them."""
+    items = [Problem(f"{number} = ?", "1", ("1",) * (1 + number % 3)) for number in range(240)]
+    even = torch.arange(240) % 2 == 0
+    cost = Cost(prefill_tokens=1, latent_steps=0, decoded_tokens=1, seconds=0.0)
+    traces = [Trace(prompt=item.question, text=f"text {n}", answer="1", cost=cost) for n, item in enumerate(items)]
+    done = module._Answered(Problems("mine", items, str, lambda problem, given: True), traces, even, even)
+    context = ArmContext(tmp_path / "arm", tmp_path / "shared", "reason/intention-collapse", seed=0)
+    yield Known(), done, context
+    context.close()
+
+
+def test_states_after_the_answer_are_read_behind_its_text(known):
+    solver, done, context = known
+    module._states("after", solver, done, context)
+    assert solver.written == [trace.text for trace in done.traces]
+    for arm in ("intention", "first"):
+        module._states(arm, solver, done, context)
+    assert len(solver.written) == len(done.traces)
+
+
+def test_states_are_read_in_halved_batches_when_memory_does_not_suffice(known):
+    solver, done, context = known
+    whole, sizes = solver.capture, []
+
+    def limited(prompts, *given, **named):
+        sizes.append(len(prompts))
+        if len(prompts) > 20:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return whole(prompts, *given, **named)
+
+    solver.capture = limited
+    found = module._captured(solver, done.questions, context)
+    assert sizes == [40, *[20] * 12]
+    assert (found.states[:, 0, 0] > 0.5).tolist() == done.steps.tolist()
+    assert len(found.logits) == 240
+
+
+def test_low_entropy_is_taken_for_success(known):
+    solver, done, context = known
+    found = module._before(solver, module._states("intention", solver, done, context), done, context)
+    assert found["entropy_recov"] == 1.0
+
+
+def test_a_router_sends_what_the_probe_doubts(known, monkeypatch):
+    """Direct answers to even numbers are right, those in steps always: the odd ones are worth sending."""
+    solver, done, context = known
+    direct = replace(done, steps=done.right)
+    monkeypatch.setattr(module._Answered, "by", classmethod(lambda *given: direct))
+    every = replace(done, right=torch.arange(240) % 10 != 0)
+    config = replace(module.PRESETS["smoke"], share=0.5)
+    states = module._states("intention", solver, done, context)
+    found = module._regimes(solver, states, every, config, context)
+    assert found["routed"] > 0.85
+    assert found["routed_random"] == pytest.approx(0.7, abs=0.1)
+
+
+def test_the_length_is_left_out_within_lengths(known):
+    """States that know nothing but the length."""
+    solver, done, context = known
+    lengths = torch.tensor([len(item.steps) for item in done.problems.items])
+    read = Intention(solver.sites, lengths[:, None, None] + 0.01 * randn(240, 1, 4), randn(240, 2))
+    labels = lengths <= 1 + (torch.arange(240) % 7 == 0).long()
+    done = replace(done, steps=labels)
+    found = module._recov(solver, read, labels, context, shuffles=0)
+    measures = module._lengths(read, done, found)
+    assert measures["length"] > 0.9
+    assert measures["length_within"] == 0.5
+    assert found.auroc > 0.85
+    assert measures["within"] < 0.75
 
 
 def test_rows_of_one_item_make_no_interval_narrower():

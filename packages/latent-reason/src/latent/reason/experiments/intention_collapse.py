@@ -61,7 +61,7 @@ class Experiment:
     def __post_init__(self) -> None:
         """Refuse what cannot be measured."""
         if min(self.count, self.operators, self.tokens, self.draws, *self.lengths) < 1:
-            raise ConfigError("count, operators, tokens, draws and lengths must be at least 1.")
+            raise ConfigError("count, operators, tokens, draws and lengths must be at least 1.", hint=f"Given {self}.")
         check_language(self.backbone, self.problems)
         if not 2 <= self.few < self.many <= self.count or not 0 <= self.share <= 1:
             raise ConfigError(
@@ -276,13 +276,34 @@ def _problems(config: Experiment, context: ArmContext, *, mixed: bool = False, w
     )
 
 
+def _captured(
+    solver: IntentionCollapse,
+    questions: Sequence[str],
+    context: ArmContext,
+    *,
+    written: Sequence[str] | None = None,
+    place: int = -1,
+) -> Intention:
+    """Return what `capture` does, in batches that are halved when memory does not suffice."""
+
+    def some(start: int, stop: int) -> Intention:
+        texts = None if written is None else written[start:stop]
+        return solver.capture(questions[start:stop], texts, place=place)
+
+    parts = context.in_batches(some, len(questions), solver.config.batch, what="states")
+    return Intention(
+        solver.sites, torch.cat([each.states for each in parts]), torch.cat([each.logits for each in parts])
+    )
+
+
 def _states(arm: str, solver: IntentionCollapse, done: _Answered, context: ArmContext) -> Intention:
     """Return the states that an arm reads."""
     if arm == "after":
-        return solver.capture(done.questions, [trace.text for trace in done.traces])
+        return _captured(solver, done.questions, context, written=[trace.text for trace in done.traces])
     if arm.endswith("untrained"):
-        return IntentionCollapse(solver.config, solver.backbone.untrained(context.seed)).capture(done.questions)
-    found = solver.capture(done.questions, place=0 if arm == "first" else -1)
+        other = IntentionCollapse(solver.config, solver.backbone.untrained(context.seed))
+        return _captured(other, done.questions, context)
+    found = _captured(solver, done.questions, context, place=0 if arm == "first" else -1)
     if arm.endswith("words"):
         return replace(found, states=_words(done.questions).to(found.states).unsqueeze(1))
     if arm == "gaussian":
@@ -366,7 +387,7 @@ def _regimes(
 ) -> dict[str, float]:
     """Compare the same questions asked for steps and for the answer alone; success is a right answer in both."""
     asked = _Answered.by(solver, _problems(config, context, way="direct"), config, context)
-    direct = solver.capture(asked.questions)
+    direct = _captured(solver, asked.questions, context)
     states = {"steps": steps.features.cpu(), "direct": direct.features.cpu()}
     labels = {"steps": done.right, "direct": asked.right}
     method = solver.config

@@ -52,7 +52,9 @@ class IntentionCollapseConfig:
     def __post_init__(self) -> None:
         """Refuse what cannot be read."""
         if min(self.last, self.top_k, self.batch, self.resamples) < 1 or self.shuffles < 0:
-            raise ConfigError("last, top_k, batch and resamples must be at least 1, shuffles 0.")
+            raise ConfigError(
+                "last, top_k, batch and resamples must be at least 1, shuffles at least 0.", hint=f"Given {self}."
+            )
         if not self.strengths or min(self.strengths) <= 0:
             raise ConfigError(f"strengths={self.strengths} must be positive.", hint="Leave them out.")
 
