@@ -1,13 +1,17 @@
 """Paths have the geometry they say, rows have paths of their own, and selection pays for what it writes."""
 
 import copy
+import itertools
 import math
+import weakref
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from sklearn.metrics import roc_auc_score
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from transformers import GPT2Config, GPT2LMHeadModel, Qwen2Config, Qwen2ForCausalLM
 
 from latent.core.activations import capture
@@ -16,14 +20,15 @@ from latent.core.errors import ConfigError, LatentError, ShapeError
 from latent.core.language import Backbone
 from latent.core.language.training import small_llama, word_tokenizer
 from latent.core.run.context import ArmContext
-from latent.core.run.seed import isolated
+from latent.core.run.seed import generator, isolated
+from latent.reason.data import Problem, Problems
 from latent.reason.data.countdown import WORDS as SEARCH_WORDS
 from latent.reason.data.countdown import CountdownModel, SearchTexts, countdown, search_of, solution
 from latent.reason.experiments import latent_trajectory as module
 from latent.reason.methods.latent_trajectory import LatentTrajectory, LatentTrajectoryConfig
-from latent.reason.selection import Drawn, area, area_within, calibrate, interval, sequential
+from latent.reason.selection import Drawn, area, area_within, calibrate, early, interval, sequential
 from latent.reason.trace import Budget
-from latent.reason.trajectory import Path, TrajectoryRecorder
+from latent.reason.trajectory import Path, TrajectoryRecorder, path_over, segment_means, segments_of
 
 WORDS = [*"0123456789", "+", "-", "*", "=", "a", "b", "c", "d"]
 SIZE = 3 + len(WORDS)
@@ -211,6 +216,77 @@ def test_generate_is_recorded_alike(any_backbone):
     )
 
 
+# Texts that are there already ----------------------------------------------------------------------------------------
+
+
+def ragged():
+    """Three texts padded on the left, and which of their tokens are counted: 9, 4 and 1."""
+    ids = torch.randint(3, SIZE, (3, 12), generator=torch.Generator().manual_seed(4))
+    mask = torch.arange(12) >= torch.tensor([[1], [5], [8]])
+    return ids, mask.long(), mask & (torch.arange(12) >= torch.tensor([[3], [8], [11]]))
+
+
+def test_means_of_segments_are_those_of_all_states_at_once(any_backbone):
+    ids, mask, counted = ragged()
+    cuts = segments_of(counted, [2, 2, 2]), segments_of(counted, [3, 1, 1])
+    assert [[list(each.shape) for each in cut] for cut in cuts] == [[[4, 2], [2, 2], [0, 2]], [[3, 3], [4, 1], [1, 1]]]
+    assert cuts[0][1].tolist() == [[8, 9], [10, 11]]
+    found = segment_means(any_backbone, ids, mask, *cuts)
+    with torch.no_grad(), capture(any_backbone.model, "layers.*.resid_post") as acts:
+        any_backbone.model(**any_backbone.inputs(ids, mask))
+    states = torch.stack([acts[name] for name in acts.passes[0]], 2)
+    for cut, rows in zip(cuts, found, strict=True):
+        assert [len(row) for row in rows] == [len(row) for row in cut]
+        for row, means in enumerate(rows):
+            for columns, mean in zip(cut[row], means, strict=True):
+                torch.testing.assert_close(mean, states[row, columns].mean(0), atol=1e-5, rtol=1e-5)
+        signals = path_over(rows).signals()
+        assert signals.segments.tolist() == [len(row) for row in cut]
+        for row, columns in enumerate(cut):
+            if len(columns) > 1:
+                points = states[row, columns.flatten()]
+                for mine, theirs in zip(
+                    (signals.net, signals.cumulative, signals.aligned), directly(points, columns.shape[1]), strict=True
+                ):
+                    torch.testing.assert_close(mine[row], theirs, atol=1e-4, rtol=1e-4)
+            else:
+                assert signals.cumulative[row].isnan().all()
+    assert path_over([row[:0] for row in found[0]]).signals().net.isnan().all()
+
+
+class Kept(TorchDispatchMode):
+    """Counts, at any time, how many tensors of at least `least` numbers there are of those made inside."""
+
+    def __init__(self, least):
+        super().__init__()
+        self.least, self.made, self.most, self.largest = least, [], 0, 0
+
+    def __torch_dispatch__(self, call, types, args=(), kwargs=None):
+        made = call(*args, **(kwargs or {}))
+        for each in tree_leaves(made):
+            if isinstance(each, torch.Tensor) and each.numel() >= self.least:
+                self.largest = max(self.largest, each.numel())
+                self.made = [*(ref for ref in self.made if ref() is not None), weakref.ref(each)]
+                self.most = max(self.most, len(self.made))
+        return made
+
+
+def test_the_states_of_one_layer_are_kept_at_a_time():
+    rows, time, width, layers = 2, 40, 8, 48
+    model = small_llama(0, vocabulary=SIZE, width=width, layers=layers, longest=64, spread=0.1).eval()
+    deep = Backbone(model.requires_grad_(requires_grad=False), word_tokenizer(WORDS), "deep")
+    ids = torch.randint(3, SIZE, (rows, time), generator=torch.Generator().manual_seed(5))
+    cut = segments_of(torch.ones(rows, time, dtype=torch.bool), [10, 10])
+    with Kept(rows * time * width) as kept:
+        (found,) = segment_means(deep, ids, torch.ones_like(ids), cut)
+    assert found[0].shape == (4, layers, width)
+    assert kept.most < layers // 2
+    assert kept.largest < rows * time * width * layers // 2
+    with Kept(rows * time * width) as all_of_them, torch.no_grad(), capture(model, "layers.*.resid_post"):
+        model(ids, use_cache=False)
+    assert all_of_them.most >= layers, "what is counted does not tell"
+
+
 # Choosing -------------------------------------------------------------------------------------------------------------
 
 
@@ -249,14 +325,14 @@ def test_traces_of_all_ways_have_the_values_as_they_are(backbone):
             found[select] = LatentTrajectory(config, backbone).answer(
                 PROMPTS, budget=Budget(tokens=5), generator=streams(3)
             )
-        for best, one_by_one, early in zip(*found.values(), strict=True):
-            assert {name: len(values) for name, values in early.signals.items()} == dict.fromkeys(best.signals, 3)
+        for best, one_by_one, begun in zip(*found.values(), strict=True):
+            assert {name: len(values) for name, values in begun.signals.items()} == dict.fromkeys(best.signals, 3)
             for name, values in best.signals.items():
-                np.testing.assert_allclose(values, early.signals[name], rtol=1e-4, atol=1e-4)
+                np.testing.assert_allclose(values, begun.signals[name], rtol=1e-4, atol=1e-4)
                 assert values[0] == pytest.approx(one_by_one.signals[name][0], rel=1e-4, abs=1e-4, nan_ok=True)
-            assert early.samples == best.samples
-            assert early.text in early.samples
-            assert all(math.isnan(each) or each > 0 for each in early.signals["cumulative"])
+            assert begun.samples == best.samples
+            assert begun.text in begun.samples
+            assert all(math.isnan(each) or each > 0 for each in begun.signals["cumulative"])
 
 
 def test_the_threshold_of_the_cumulative_signal_has_a_minus(backbone):
@@ -356,8 +432,34 @@ def test_a_threshold_is_found_where_right_and_wrong_part():
     threshold = calibrate(some)
     assert 0.5 < threshold < 3
     assert sequential(some, threshold).accuracy > 0.9
-    few = drawn([[1.0, 2.0, 3.0]], [[True, False, True]])
-    assert calibrate(few) == 2.0
+
+
+def test_a_threshold_is_the_median_of_the_best_two_and_of_all_where_few_are_wrong():
+    # Percentiles of the wrong signals 0 to 100 are whole numbers. The vote is right where the signal is 50, so that 50
+    # and more are good thresholds; so are those below 51.5, where a right sample has its signal: 50 and 51.
+    values = [*range(101), 51.5]
+    some = drawn(
+        [[float(value)] for value in values],
+        [[value == 51.5] for value in values],
+        voted=[value == 50 for value in values],
+    )
+    assert sequential(some, 50).accuracy > max(sequential(some, each).accuracy for each in (49, 52))
+    assert calibrate(some) == pytest.approx(50.5, abs=1e-3)
+    assert calibrate(drawn([[1.0, 5.0, 3.0]], [[True, False, True]])) == 3.0, "one wrong sample: the median of all"
+    assert calibrate(drawn([[float("nan")]], [[True]])) == 0.0
+
+
+def test_early_selection_pays_for_what_is_begun():
+    some = drawn(
+        [[0.1, 0.9, 0.2], [float("nan"), -5.0, float("nan")], [float("nan")] * 3],
+        [[False, True, False], [True, False, True], [True, False, False]],
+        [[5, 20, 30], [2, 12, 3], [1, 2, 1]],
+        [False, True, True],
+    )
+    outcome = early(some, 10)
+    assert outcome.accuracy == pytest.approx(2 / 3)
+    assert outcome.tokens == pytest.approx(((5 + 20 + 10) + (2 + 12 + 3) + 4) / 3)
+    assert outcome.samples == 3
 
 
 def test_areas_are_scikit_learns_and_groups_take_away_what_they_explain():
@@ -407,6 +509,15 @@ def test_searches_are_right_and_graded():
     assert solution("3 + 8 = 11 , 11 + 5 = 16 yes") == "(3 + 8) + 5"
 
 
+def test_puzzles_are_all_there_and_no_more():
+    everything = countdown(1070, seed=1).items
+    assert len({each.question for each in everything}) == 1070
+    with pytest.raises(ConfigError, match=r"1071 puzzles[\s\S]*only 1070[\s\S]*count=1070"):
+        countdown(1071, seed=1)
+    assert countdown(40, seed=1).items == everything[:40]
+    assert all(preset.problems or preset.count <= 1070 for preset in module.PRESETS.values())
+
+
 def _steps(search):
     return [" ".join(part.split()[:5]) for half in search.split(" ; ") for part in half.split(" , ") if "=" in part]
 
@@ -432,6 +543,188 @@ def test_batches_are_functions_of_seed_and_step_and_count_the_search_alone():
     assert torch.equal(one["labels"][counted], one["input_ids"][counted])
     assert not counted[:, :6].any()
     assert (one["labels"] == 2).sum() == 4
+
+
+# Arms -----------------------------------------------------------------------------------------------------------------
+
+
+def arm_context(folder, name="arm"):
+    return ArmContext(folder=folder / name, shared=folder / "shared", method="reason/latent-trajectory", seed=0)
+
+
+@pytest.fixture
+def measure(tmp_path):
+    """Returns what an arm measures of texts that are given."""
+
+    def measured(arm, texts, **settings):
+        context = arm_context(tmp_path, arm)
+        context.artifact("texts", lambda: {name: value.clone() for name, value in vars(texts).items()}, shared=True)
+        config = replace(module.PRESETS["smoke"], resamples=40, **settings)
+        try:
+            return module.run_arm(arm, config, context).measures
+        finally:
+            context.close()
+
+    return measured
+
+
+def known(**others):
+    """Texts of 60 questions, three each: right ones have few tokens, and all signals tell no more than the length."""
+    random = torch.Generator().manual_seed(6)
+    correct = torch.rand(60, 3, generator=random) < 0.5
+    tokens = torch.randint(10, 14, (60, 3), generator=random) + 3 * ~correct
+    told = -tokens.float()
+    return module.Texts(
+        **{
+            "correct": correct,
+            "tokens": tokens,
+            "log_probs": told,
+            "signals": torch.stack([told] * 3, -1),
+            "layers": torch.stack([told] * 2, -1),
+            "shuffled": torch.stack([told] * 6, -1).view(60, 3, 2, 3),
+            "prompts": torch.stack([told] * 3, -1),
+            "voted": correct.sum(1) > 1,
+            "early": told,
+        }
+        | others
+    )
+
+
+def test_what_length_explains_is_not_within_equal_lengths(measure):
+    found = measure("trajectory", known())
+    assert found["area"] > 0.9
+    assert (found["within"], found["least_within"]) == (0.5, 0.5)
+
+
+def test_of_several_signals_the_best_lower_end_counts(measure):
+    texts = known()
+    better = texts.signals.clone()
+    better[..., 0] += 0.5 * texts.correct
+    found = measure("trajectory", replace(texts, signals=better))
+    assert found["within"] == 0.5, "that of the configured signal"
+    assert found["least_within"] == 1
+
+
+def test_thresholds_are_not_calibrated_on_what_they_are_used_for(measure, monkeypatch):
+    seen = []
+
+    def spied(call):
+        def told(some, *others):
+            seen.append(set(some.tokens[:, 0].tolist()))  # names of questions here
+            return call(some, *others)
+
+        return told
+
+    monkeypatch.setattr(module, "calibrate", spied(calibrate))
+    monkeypatch.setattr(module, "sequential", spied(sequential))
+    measure("trajectory", replace(known(), tokens=torch.arange(180).view(60, 3)))
+    assert len(seen) == 6
+    for calibrated, used in zip(seen[::2], seen[1::2], strict=True):
+        assert (len(calibrated), len(used)) == (18, 42)
+        assert not calibrated & used
+    assert len({frozenset(each) for each in seen[::2]}) == 3, "splits differ"
+
+
+def test_early_selection_is_compared_with_the_vote_and_all_tokens(measure):
+    correct = torch.tensor([[True, False, False]] * 6 + [[False, False, False]] * 2)
+    good = torch.tensor([[3.0, 1.0, 2.0]] * 8)
+    tokens = torch.tensor([[50, 60, 10]] * 8)
+    texts = known()
+    some = {name: value[:8] for name, value in vars(texts).items()}
+    some |= {"correct": correct, "tokens": tokens, "voted": torch.tensor([True] + [False] * 7), "early": good}
+    method = LatentTrajectoryConfig(segment=8, early=2, samples=3)
+    found = measure("trajectory", module.Texts(**some), method=method)
+    assert found["early"] == pytest.approx(6 / 8 - 1 / 8)
+    begun = 3 * 8 + 1  # two updates are of three segments, and the last token that was written is not read
+    assert found["early_tokens"] == pytest.approx((50 + begun + 10) / 120)
+
+
+QUESTIONS = ["1 + 2 =", "3 =", "4 * 5 - 6 = a b c", "a b + 1", "7 8 9 - 2 * 3 1 0"]
+
+
+@pytest.fixture
+def written(backbone, tmp_path, monkeypatch):
+    """Returns the texts of a model with random weights, in batches of some questions, and how they were set up."""
+
+    def texts(batch, **settings):
+        items = tuple(Problem(each, "1") for each in QUESTIONS)
+        problems = Problems("some", items, lambda text: text, lambda item, given: "1" in given.split()[:3])
+        monkeypatch.setattr(module, "countdown", lambda count, seed: problems)
+        monkeypatch.setattr(module, "countdown_backbone", lambda context, config: backbone)
+        method = LatentTrajectoryConfig(segment=2, samples=2, early=3, temperature=1.0, **settings)
+        config = replace(module.PRESETS["smoke"], count=5, tokens=12, resamples=4, batch=batch, method=method)
+        context = arm_context(tmp_path / str(batch))
+        try:
+            module.run_arm("length", config, context)
+            return module.Texts(**context.artifact("texts", dict, shared=True)), config
+        finally:
+            context.close()
+
+    return texts
+
+
+def test_texts_do_not_depend_on_the_batch(written):
+    (whole, _), (pairs, _), (alone, _) = written(5), written(2), written(1)
+    assert len(set(whole.tokens.flatten().tolist())) > 2, "rows of one length prove nothing"
+    for name, value in vars(whole).items():
+        for other in (pairs, alone):
+            torch.testing.assert_close(getattr(other, name), value, atol=1e-4, rtol=1e-3, equal_nan=True)
+
+
+@pytest.mark.parametrize("signal", ["net", "cumulative"])
+def test_texts_are_scored_by_the_states_that_the_model_has(written, backbone, signal):
+    texts, config = written(5, signal=signal)
+    method = LatentTrajectory(config.method, backbone)
+    draws = [generator(0, "text", row) for row in range(2 * len(QUESTIONS))]
+    found = method.sample(method.prompt(QUESTIONS).fork(2), tokens=12, generators=draws)
+    assert torch.equal(found.lengths.view(5, 2), texts.tokens)
+    read, moved = found.rollout.fed.sum(1).tolist(), 0
+    for row, (question, sample) in enumerate(itertools.product(range(5), range(2))):
+        prompt = backbone.encode([QUESTIONS[question]])["input_ids"]
+        ids = torch.cat([prompt, torch.tensor([found.rollout.sequences[row]])], 1)
+        with torch.no_grad(), capture(backbone.model, "layers.*.resid_post") as acts:
+            backbone.model(ids)
+        states = torch.stack([acts[name][0] for name in acts.passes[0]], 1)
+        asked, text = states[: prompt.shape[1]], states[prompt.shape[1] : prompt.shape[1] + read[row]]
+        expected = {
+            "prompts": spoken(asked, max(1, len(asked) // 3)),
+            "signals": spoken(text, 2),
+            "early": spoken(text[:8], 2)[["net", "cumulative"].index(signal)],  # three updates are of four segments
+        }
+        if len(text):
+            expected["layers"] = between_layers(text)
+        for name, value in expected.items():
+            mine = getattr(texts, name)[question, sample]
+            torch.testing.assert_close(mine, value, atol=1e-4, rtol=1e-3, equal_nan=True, msg=name)
+        shuffled, straight = texts.shuffled[question, sample]
+        torch.testing.assert_close(straight, expected["signals"], atol=1e-4, rtol=1e-3, equal_nan=True)
+        means = text[: len(text) // 2 * 2].view(-1, 2, *text.shape[1:]).mean(1)
+        if len(means) > 2:
+            orders = torch.stack([spoken(means[list(each)], 1) for each in itertools.permutations(range(len(means)))])
+            assert (orders - shuffled).abs().amax(1).min() < 1e-3, "some order of its segments"
+            moved += not torch.allclose(shuffled, straight, atol=1e-3)
+    assert moved > 2
+
+
+def spoken(states, segment):
+    """The three signals of states `(time, layers, hidden)`, more is better; NaN without two segments."""
+    if len(states) < 2 * segment:
+        return torch.full((3,), torch.nan)
+    net, cumulative, aligned = (each.mean() for each in directly(states, segment))
+    return torch.stack([net, -cumulative, aligned])
+
+
+def between_layers(states):
+    """How far the mean state goes between layers, the more the better, and how much it turns, the less the better."""
+    first, *_, last = points = states.mean(0).double().unbind(0)
+
+    def angle(one, other):
+        return math.acos(max(-1.0, min(1.0, float(one @ other / one.norm() / other.norm()))))
+
+    pairs = list(itertools.pairwise(points))
+    length = sum(float((b - a).norm()) for a, b in pairs) / len(pairs) / float((last - first).norm())
+    turn = sum(angle(a, b) for a, b in pairs) / len(pairs) / angle(first, last)
+    return torch.tensor([length, -turn])
 
 
 @pytest.mark.parametrize("arm", module.ARMS)

@@ -9,7 +9,7 @@ from torch import Tensor
 from latent.core.errors import ShapeError
 from latent.core.metrics.stats import area_under_curve
 
-__all__ = ["Drawn", "Outcome", "area", "area_within", "calibrate", "interval", "sequential"]
+__all__ = ["Drawn", "Outcome", "area", "area_within", "calibrate", "early", "interval", "sequential"]
 
 _QUANTILES = torch.arange(20, 100) / 100
 _FEW = 15  # wrong samples below which the median of all is the threshold
@@ -40,7 +40,8 @@ class Drawn:
         if self.good.ndim != 2 or {self.correct.shape, self.tokens.shape} != {shape} or self.voted.shape != shape[:1]:
             raise ShapeError(
                 f"good {list(shape)}, correct {list(self.correct.shape)}, tokens {list(self.tokens.shape)} and voted "
-                f"{list(self.voted.shape)} are not [questions samples], and [questions] for voted."
+                f"{list(self.voted.shape)} are not [questions samples], and [questions] for voted.",
+                hint="Give good, correct and tokens one row for each question, and voted one number.",
             )
 
     def of(self, questions: Tensor) -> "Drawn":
@@ -72,6 +73,19 @@ def sequential(drawn: Drawn, threshold: float) -> Outcome:
     right = torch.where(some, drawn.correct.gather(1, first.unsqueeze(1)).squeeze(1), drawn.voted)
     spent = drawn.tokens.cumsum(1).gather(1, first.unsqueeze(1))
     return Outcome(float(right.double().mean()), float(spent.double().mean()), float((first + 1).double().mean()))
+
+
+def early(drawn: Drawn, begun: int) -> Outcome:
+    """Return what it gives to begin all samples, and to go on with the one of the highest signal alone.
+
+    Args:
+        drawn: Samples with the signal that each has as far as it is begun; one without any is taken where all are.
+        begun: Tokens of each that are written before one is chosen.
+    """
+    best = drawn.good.nan_to_num(nan=float("-inf")).argmax(1, keepdim=True)
+    right, length = (value.gather(1, best).squeeze(1) for value in (drawn.correct, drawn.tokens))
+    spent = drawn.tokens.clamp(max=begun).sum(1) + (length - begun).clamp(min=0)
+    return Outcome(float(right.double().mean()), float(spent.double().mean()), float(drawn.good.shape[1]))
 
 
 def calibrate(drawn: Drawn) -> float:

@@ -15,15 +15,17 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from latent.core.activations import resolve
 from latent.core.activations.clock import Pass
 from latent.core.activations.sites import Site
 from latent.core.activations.taps import Taps
 from latent.core.errors import ConfigError, LatentError
+from latent.core.language import Backbone
 from latent.core.typing import Bool, Float, checked
 
-__all__ = ["SIGNALS", "Path", "Signals", "TrajectoryRecorder"]
+__all__ = ["SIGNALS", "Path", "Signals", "TrajectoryRecorder", "path_over", "segment_means", "segments_of"]
 
 SIGNALS = ("net", "cumulative", "aligned")
 """Names of the three signals. High net and aligned change speak for a text, high cumulative change against it."""
@@ -281,3 +283,69 @@ class TrajectoryRecorder(Taps):
 
     def _reorder(self, origin: Tensor) -> None:
         self.select(origin)
+
+
+# Texts that are there already ----------------------------------------------------------------------------------------
+
+
+def segments_of(counted: Tensor, tokens: Sequence[int]) -> list[Tensor]:
+    """Return the columns of each row's whole segments, int64 `(segments, tokens)`.
+
+    Args:
+        counted: Which tokens segments are made of, bool `(rows, time)`.
+        tokens: Tokens of a segment, for each row.
+    """
+    rows = [row.nonzero()[:, 0] for row in counted]
+    return [row[: len(row) // each * each].view(-1, each) for row, each in zip(rows, tokens, strict=True)]
+
+
+@torch.no_grad()
+def segment_means(
+    backbone: Backbone, ids: Tensor, mask: Tensor, *segments: Sequence[Tensor]
+) -> tuple[list[Tensor], ...]:
+    """Return the mean states of segments from one pass over whole texts, of which one layer is kept at a time.
+
+    Args:
+        backbone: Whose model reads.
+        ids: Texts, int64 `(rows, time)`.
+        mask: 1 for real tokens, int64 `(rows, time)`.
+        segments: One or several ways to cut the texts: of each row the columns, see `segments_of`.
+
+    Returns:
+        For each way, of each row the means, float32 `(segments, layers, hidden)`.
+    """
+    with _Means(backbone.model, segments) as means:
+        backbone.model(**backbone.inputs(ids, mask), use_cache=False, logits_to_keep=1)
+    return tuple([torch.stack(layers, 1) for layers in rows] for rows in means.found)
+
+
+def path_over(means: Sequence[Tensor]) -> Path:
+    """Return the path over points that are known, of each row `(points, layers, hidden)`; it may have none."""
+    points = pad_sequence([*means], batch_first=True)
+    count = torch.tensor([len(row) for row in means], device=points.device)
+    path = Path(1)
+    path.add(points.new_zeros(len(points), *points.shape[2:]), count < 0)  # rows that have no point are rows
+    for step in range(points.shape[1]):
+        path.add(points[:, step], count > step)
+    return path
+
+
+class _Means(Taps):
+    """A context in which the states of each layer are averaged over segments as soon as they are there.
+
+    Attributes:
+        found: Of each way to cut the texts, and each row, a mean for each layer, float32 `(segments, hidden)`.
+    """
+
+    def __init__(self, model: nn.Module, segments: Sequence[Sequence[Tensor]]) -> None:
+        super().__init__(model, resolve(model, "layers.*.resid_post"))
+        self._segments = segments
+        self.found: list[list[list[Tensor]]] = [[[] for _ in rows] for rows in segments]
+
+    def _visit(self, site: Site, tensor: Tensor, call: Pass) -> None:
+        for cut, found in zip(self._segments, self.found, strict=True):
+            for states, columns, layers in zip(tensor, cut, found, strict=True):
+                layers.append(states[columns].float().mean(1))
+
+    def _reorder(self, origin: Tensor) -> None:
+        """Nothing to learn: there is one pass."""

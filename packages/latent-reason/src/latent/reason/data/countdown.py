@@ -20,6 +20,7 @@ import torch
 
 from latent.core.config import setting
 from latent.core.contract import Batch, Source
+from latent.core.errors import ConfigError
 from latent.core.language import Backbone
 from latent.core.language.training import IGNORED, small_llama, spread_at, trained, word_tokenizer
 from latent.core.run.context import ArmContext
@@ -29,6 +30,7 @@ from latent.reason.data.problem import Problem, Problems
 __all__ = ["WORDS", "CountdownModel", "SearchTexts", "countdown", "countdown_backbone", "search_of", "solution"]
 
 _LARGEST = 40
+_LEAST_GOAL = 10  # smaller ones are found at once
 _OPERATIONS = {"+": operator.add, "-": operator.sub, "*": operator.mul}
 WORDS = (*map(str, range(_LARGEST + 1)), *_OPERATIONS, "=", ":", ">", ",", ";", "yes", "no", "none")
 """Every word of the language, in the order of their tokens."""
@@ -69,7 +71,15 @@ def countdown(count: int, *, seed: int) -> Problems:
     """Return puzzles that have a solution and are in no text to train on, none of them twice.
 
     The answer of a text is the expression that its search ends with.
+
+    Raises:
+        ConfigError: There are not so many.
     """
+    most = _held_out_puzzles()
+    if count > most:
+        raise ConfigError(
+            f"{count} puzzles were asked for, but only {most} are held out from training.", hint=f"Set count={most}."
+        )
     found: dict[str, Problem] = {}
     index = 0
     while len(found) < count:
@@ -183,9 +193,26 @@ def _puzzle(seed: int, *, held_out: bool) -> tuple[list[int], int]:
         left.remove(other)
         ends = [*_steps([made, *left])]
         goal = ends[int(torch.randint(len(ends), (), generator=random))][3] if ends else 0
-        apart = derive(0, "held out", *sorted(numbers), goal) % 4 == 0
-        if goal >= 10 and apart is held_out:  # smaller ones are found at once
+        if goal >= _LEAST_GOAL and _is_held_out(numbers, goal) is held_out:
             return numbers, goal
+
+
+def _is_held_out(numbers: Sequence[int], goal: int) -> bool:
+    return derive(0, "held out", *sorted(numbers), goal) % 4 == 0
+
+
+@functools.cache
+def _held_out_puzzles() -> int:
+    """Return how many different puzzles `_puzzle` may draw of those held out: all of them are gone through."""
+    found = set()
+    for numbers in itertools.product(range(1, 10), repeat=3):
+        for one, _, other, made in _steps(numbers):
+            left = [*numbers]
+            left.remove(one)
+            left.remove(other)
+            goals = {goal for *_, goal in _steps([made, *left]) if goal >= _LEAST_GOAL}
+            found |= {(*numbers, goal) for goal in goals if _is_held_out(numbers, goal)}
+    return len(found)
 
 
 def _known(seed: int, tries: int) -> tuple[str, str]:

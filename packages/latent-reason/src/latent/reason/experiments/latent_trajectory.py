@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from latent.core.activations import capture
 from latent.core.config import setting
 from latent.core.errors import ConfigError
 from latent.core.language import Backbone
@@ -31,8 +30,8 @@ from latent.reason.baselines.written import vote
 from latent.reason.data import Problems, load_problems
 from latent.reason.data.countdown import CountdownModel, countdown, countdown_backbone
 from latent.reason.methods.latent_trajectory import LatentTrajectory, LatentTrajectoryConfig
-from latent.reason.selection import Drawn, area, area_within, calibrate, interval, sequential
-from latent.reason.trajectory import SIGNALS, Path
+from latent.reason.selection import Drawn, area, area_within, calibrate, early, interval, sequential
+from latent.reason.trajectory import SIGNALS, Signals, path_over, segment_means, segments_of
 
 if TYPE_CHECKING:
     from latent.core.run.runner import Results, RunContext
@@ -61,7 +60,10 @@ class Experiment:
     def __post_init__(self) -> None:
         """Refuse what cannot be measured."""
         if min(self.count, self.method.samples) < 2:
-            raise ConfigError(f"count={self.count} and method.samples={self.method.samples} must be 2 or more.")
+            raise ConfigError(
+                f"count={self.count} and method.samples={self.method.samples} must be 2 or more.",
+                hint="Use count=300 method.samples=5.",
+            )
         check_language(self.backbone, self.problems)
         if self.method.signal == "aligned":
             raise ConfigError(
@@ -73,8 +75,8 @@ PRESETS: Mapping[str, Experiment] = {
     "smoke": Experiment(count=24, tokens=80, resamples=50, countdown=CountdownModel(steps=40, rows=16, searches=400)),
     "cpu": Experiment(),
     "gpu": Experiment(
-        count=2000,
-        countdown=CountdownModel(width=640, layers=8, steps=3000, rows=256, searches=500_000, learning_rate=1e-3),
+        count=1000,
+        countdown=CountdownModel(width=640, layers=8, steps=3000, rows=128, searches=500_000, learning_rate=1e-3),
     ),
     "paper": Experiment(
         backbone="Qwen/Qwen3-14B",
@@ -117,7 +119,11 @@ CLAIMS = (
         source="arXiv:2510.10494 compares with the shortest of five alone",
         paper_value="not given",
         check=Exceeds(arm="trajectory", measure="least_within", over=("length", "least_within")),
-        controls=(Control(arm="random", measure="least_within", summary="random numbers, best of three"),),
+        controls=(
+            Control(arm="prompt", measure="least_within", summary="the prompt's path, best of three"),
+            Control(arm="shuffled", measure="least_within", summary="the path in random order, best of three"),
+            Control(arm="random", measure="least_within", summary="random numbers, best of three"),
+        ),
     ),
     Claim(
         id="order-counts",
@@ -174,12 +180,12 @@ class Texts:
         tokens: Lengths, int64 `(questions, samples)`.
         log_probs: Mean log-probability of the tokens, float32 `(questions, samples)`.
         signals: Net, negated cumulative and aligned change, mean over layers, float32 `(questions, samples, 3)`.
-        layers: Changes from layer to layer, in length and angle, negated, float32 `(questions, samples, 2)`.
+        layers: Changes from layer to layer, in length, and in angle, negated, float32 `(questions, samples, 2)`.
         shuffled: The three signals with segments in random order, and those in the order of the text, both from a pass
             over the whole text, float32 `(questions, samples, 2, 3)`.
         prompts: The three signals over the prompts, float32 `(questions, samples, 3)`.
         voted: Whether the answer of most is right, bool `(questions,)`.
-        early: Whether early selection's text is right, and its tokens, int64 `(questions, 2)`.
+        early: The configured signal, more is better, when early selection chooses, float32 `(questions, samples)`.
     """
 
     correct: Tensor
@@ -205,9 +211,10 @@ def run_arm(arm: str, config: Experiment, context: ArmContext) -> ArmResult:
     if arm in ("trajectory", "prompt", "shuffled"):
         measures |= {name: area(scores[place], texts.correct) for place, name in enumerate(SIGNALS)}
     if arm == "trajectory":
+        outcome = early(Drawn(texts.early, texts.correct, texts.tokens, texts.voted), config.method.begun)
         measures |= {
-            "early": _share(texts.early[:, 0]) - _share(texts.voted),
-            "early_tokens": float(texts.early[:, 1].sum() / texts.tokens.sum()),
+            "early": outcome.accuracy - _share(texts.voted),
+            "early_tokens": outcome.tokens / float(texts.tokens.sum(1).double().mean()),
         }
     if arm in ("trajectory", "shuffled"):
         drawn, written = texts.shuffled.nanmean((0, 1)).tolist()
@@ -315,91 +322,57 @@ def _batch(
     right = [problems.correct(questions[row // copies], answer) for row, answer in enumerate(answers)]
     correct = torch.tensor(right).view(-1, copies)
     chosen = [vote(answers[row * copies : (row + 1) * copies])[0] for row in range(len(questions))]
-    early = _early(found.signals.series, correct, found.lengths.view(-1, copies).cpu(), config)
-    order = context.generator("order", start)
     whole = found.rollout.memory
     # Rows that ended earlier are padded at the front: a prompt is the first tokens of its row, not the first columns.
     before = whole.mask & (whole.mask.long().cumsum(1) <= forked.lengths.unsqueeze(1))
-    written = whole.mask & ~before
+    thirds = [max(1, length // 3) for length in before.sum(1).tolist()]  # a prompt is short
+    written, prompts = segment_means(
+        method.backbone,
+        whole.tokens.clamp(min=0),
+        whole.mask.long(),
+        segments_of(whole.mask & ~before, [config.method.segment] * len(before)),
+        segments_of(before, thirds),
+    )
+    orders = [context.generator("order", start * copies + row) for row in range(len(forked))]
 
     def grid(value: Tensor) -> Tensor:
         return value.cpu().view(-1, copies, *value.shape[1:])
 
-    paths = [_path(method, whole.tokens, whole.mask, written, config, each) for each in (order, None)]
-    segment = max(1, int(before.sum(1).min()) // 3)  # a prompt is short: thirds of the shortest
+    def three(signals: Signals) -> Tensor:
+        return torch.stack([method.good(signals, name) for name in SIGNALS], 1)
+
+    paths = [three(path_over(means).signals()) for means in (_shuffled(written, orders), written)]
     return {
         "correct": correct,
         "tokens": grid(found.lengths),
         "log_probs": grid(found.log_probs),
-        "signals": grid(torch.stack([method.good(found.signals, name) for name in SIGNALS], 1)),
-        "layers": grid(-torch.stack([found.signals.layer_magnitude, found.signals.layer_angle], 1)),
+        "signals": grid(three(found.signals)),
+        "layers": grid(torch.stack([found.signals.layer_magnitude, -found.signals.layer_angle], 1)),
         "shuffled": grid(torch.stack(paths, 1)),
-        "prompts": grid(_path(method, whole.tokens, whole.mask, before, config, None, segment=segment)),
+        "prompts": grid(three(path_over(prompts).signals())),
         "voted": correct[torch.arange(len(questions)), torch.tensor(chosen)],
-        "early": early,
+        "early": grid(_so_far(found.signals.series, config)),
     }
 
 
-def _early(series: Tensor, correct: Tensor, tokens: Tensor, config: Experiment) -> Tensor:
-    """Return what early selection gives on texts that were written to the end: right or not, and tokens."""
-    questions, copies = tokens.shape
-    name = config.method.signal
-    so_far = series[:, : config.method.early, 1 if name == "cumulative" else 0].cpu()
-    # A text that ended before keeps the last signal that it had; one without any is chosen where there is no other.
-    place = (~so_far.isnan()).sum(1)
-    good = torch.cat([torch.full((len(so_far), 1), torch.nan), so_far], 1).gather(1, place.unsqueeze(1))
-    good = (-good if name == "cumulative" else good).nan_to_num(nan=float("-inf")).view(questions, copies)
-    best = good.argmax(1, keepdim=True)
-    begun = config.method.segment * (config.method.early + 1) + 1
-    spent = tokens.clamp(max=begun).sum(1) + (tokens.gather(1, best).squeeze(1) - begun).clamp(min=0)
-    return torch.stack([correct.gather(1, best).squeeze(1).long(), spent], 1)
+def _so_far(series: Tensor, config: Experiment) -> Tensor:
+    """Return the configured signal when early selection chooses, more is better, `(rows,)`.
 
-
-def _path(
-    method: LatentTrajectory,
-    tokens: Tensor,
-    mask: Tensor,
-    counted: Tensor,
-    config: Experiment,
-    order: torch.Generator | None,
-    *,
-    segment: int = 0,
-) -> Tensor:
-    """Return the three signals of counted tokens from a pass over whole texts, float32 `(rows, 3)`.
-
-    Args:
-        method: Whose model reads.
-        tokens: Texts, int64 `(rows, time)`.
-        mask: Which tokens are real, bool `(rows, time)`.
-        counted: Which of them the path goes over, bool `(rows, time)`.
-        config: Settings.
-        order: Shuffles each row's segments; None leaves them.
-        segment: Tokens of a segment; those of the method if 0.
+    A text that ended before keeps the last one that it had; NaN where it had none.
     """
-    backbone = method.backbone
-    length = segment or config.method.segment
-    with capture(backbone.model, "layers.*.resid_post") as acts:
-        shown = acts.run(**backbone.inputs(tokens.clamp(min=0), mask.long()))
-    states = torch.stack(list(shown.values()), 2).float()  # rows, time, layers, hidden
-    place = counted.long().cumsum(1) - 1
-    segments = max(1, int(counted.sum(1).max()) // length)
-    path = Path(1)
-    means = []
-    for index in range(segments):
-        inside = counted & (place // length == index)
-        full = inside.sum(1) == length
-        mean = (states * inside[:, :, None, None]).sum(1) / length
-        means.append((mean, full))
-    stack, real = torch.stack([m for m, _ in means], 1), torch.stack([f for _, f in means], 1)
-    if order is not None:
-        keys = torch.rand(real.shape, generator=order, device=order.device).to(real.device)
-        drawn = keys.masked_fill(~real, 2.0).argsort(1)
-        stack = stack.gather(1, drawn[:, :, None, None].expand_as(stack))
-        real = real.gather(1, drawn)
-    for step in range(segments):
-        path.add(stack[:, step], real[:, step])
-    found = path.signals()
-    return torch.stack([method.good(found, name) for name in SIGNALS], 1)
+    name = config.method.signal
+    seen = series[:, : config.method.early, 1 if name == "cumulative" else 0]
+    place = (~seen.isnan()).sum(1, keepdim=True)
+    last = torch.cat([seen.new_full((len(seen), 1), torch.nan), seen], 1).gather(1, place).squeeze(1)
+    return -last if name == "cumulative" else last
+
+
+def _shuffled(means: list[Tensor], orders: list[torch.Generator]) -> list[Tensor]:
+    """Return each row's segments in an order of its own, which no other row has a part in."""
+    drawn = [
+        torch.randperm(len(row), generator=order, device=order.device) for row, order in zip(means, orders, strict=True)
+    ]
+    return [row[order.to(row.device)] for row, order in zip(means, drawn, strict=True)]
 
 
 # Report ---------------------------------------------------------------------------------------------------------------

@@ -43,7 +43,11 @@ class LatentTrajectoryConfig(Drawing):
         "than 10 in a trace. `calibrated` finds it; None accepts nothing.",
         paper="20th to 99th percentile of wrong texts",
     )
-    early: int = setting(4, "Updates after which early selection chooses.", paper="4 (2,000 tokens)")
+    early: int = setting(
+        4,
+        "Updates after which early selection chooses: of `early + 1` segments and one token that nothing has read yet.",
+        paper="4 (of 5 segments, counted as 2,000 tokens)",
+    )
     samples: int = setting(5, "Texts for each prompt.", paper="5")
     temperature: float = setting(0.8, "Of the sampling.", paper="that of each model")
     top_p: float = setting(1.0, "Share of the probability that is drawn from.")
@@ -53,9 +57,15 @@ class LatentTrajectoryConfig(Drawing):
         if min(self.segment, self.early, self.samples) < 1 or self.temperature <= 0:
             raise ConfigError(
                 f"segment={self.segment}, early={self.early}, samples={self.samples} must be 1 or more, and "
-                f"temperature={self.temperature} above 0."
+                f"temperature={self.temperature} above 0.",
+                hint="The defaults are segment=500 early=4 samples=5 temperature=0.8.",
             )
         _ = self.sampling  # refuses what is out of range
+
+    @property
+    def begun(self) -> int:
+        """Tokens of each text that are written before early selection chooses."""
+        return self.segment * (self.early + 1) + 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,8 +146,8 @@ class LatentTrajectory(Reasoner):
             tokens: Most tokens of a text.
             generators: What tokens are drawn with, one for each row.
         """
-        model, config, ends = self.backbone.model, self.config, self.backbone.ends.tolist()
-        with torch.no_grad(), TrajectoryRecorder(model, config.segment, partial=config.partial, ends=ends) as recorder:
+        model, segment, partial = self.backbone.model, self.config.segment, self.config.partial
+        with torch.no_grad(), TrajectoryRecorder(model, segment, partial=partial, ends=self.ends) as recorder:
             done = self._decode(memory, tokens, generators)
             if done.tokens.shape[1] == 1:  # every text is one token, which nothing has read: no path, but rows of none
                 prefill(model, done.tokens, memory=memory)
@@ -203,7 +213,7 @@ class LatentTrajectory(Reasoner):
         self, prompts: list[str], memory: Memory, copies: int, budget: Budget, generators: list[torch.Generator] | None
     ) -> list[Trace]:
         rows = _each(generators, copies)
-        begun = min(budget.tokens, self.config.segment * (self.config.early + 1) + 1)
+        begun = min(budget.tokens, self.config.begun)
         first = self.sample(memory.fork(copies), tokens=begun, generators=rows)
         good = self.good(first.signals).view(-1, copies)
         # Texts that ended before they had a signal are chosen only where there is no other.
@@ -211,7 +221,7 @@ class LatentTrajectory(Reasoner):
         costs = [sum(first.costs[row * copies : (row + 1) * copies], read)
                  for row, read in enumerate(Cost.of(memory.ledger))]  # fmt: skip
         written = [first.rollout.sequences[each] for each in best.tolist()]
-        goes_on = [len(ids) == begun and ids[-1] not in self.backbone.ends for ids in written]
+        goes_on = [len(ids) == begun and ids[-1] not in self.ends for ids in written]
         left = [row for row, on in enumerate(goes_on) if on and budget.tokens > begun]
         if left:
             # The token that was chosen last is not read yet.
@@ -245,7 +255,7 @@ class LatentTrajectory(Reasoner):
             max_new_tokens=tokens,
             sampling=self.config.sampling,
             generator=generators,
-            stop=self.backbone.ends.tolist(),
+            stop=self.ends,
         )
 
     def _numbers(self, found: Sampled, *rows: int) -> dict[str, tuple[float, ...]]:
