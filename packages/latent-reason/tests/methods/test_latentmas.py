@@ -2,6 +2,8 @@
 
 import json
 from dataclasses import replace
+from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from latent.core.language import Backbone
 from latent.core.language.training import IGNORED, word_tokenizer
 from latent.core.run.context import ArmContext
 from latent.core.run.seed import generator, isolated
+from latent.reason.data.problem import Problem, Problems
 from latent.reason.data.two_views import (
     WORDS,
     TwoViews,
@@ -23,11 +26,12 @@ from latent.reason.data.two_views import (
     two_views_backbone,
 )
 from latent.reason.experiments import latentmas as module
+from latent.reason.experiments import teams
 from latent.reason.experiments.exact_handover import ARCHITECTURES, exact, naive
 from latent.reason.experiments.handovers import PaddedRight, dropped, one_agent, reencoded, stranger
 from latent.reason.methods.latentmas import LatentMAS, LatentMASConfig
 from latent.reason.methods.roles import ROLES, TEAMS, Role, team_of
-from latent.reason.trace import Budget
+from latent.reason.trace import Budget, Cost, Trace
 
 LETTERS = [f"w{number}" for number in range(47)]
 PROMPTS = ["w1 w2 w3 w4 w5 w6 w7", "w8", "w9 w10 w11", "w20 w21 w22 w23 w24"]
@@ -241,7 +245,7 @@ def test_reading_again_changes_nothing_but_the_bill(any_backbone):
 def test_controls_break_what_they_say(llama):
     agents = team(llama, temperature=0.0)
     right = [trace.text for trace in agents.answer(PROMPTS, budget=BUDGET)]
-    others = [trace.text for trace in stranger(agents, PROMPTS, BUDGET, None)]
+    others = [trace.text for trace in stranger(agents, PROMPTS, BUDGET, None, others=[*PROMPTS[1:], PROMPTS[0]])]
     assert all(one != other for one, other in zip(right, others, strict=True))
     padded = team(llama, kind=PaddedRight, temperature=0.0)
     assert [padded.answer([prompt], budget=BUDGET)[0].text for prompt in PROMPTS] == right
@@ -436,14 +440,14 @@ def test_another_model_answers_other_problems(context, tmp_path, llama):
 
 
 def test_settings_without_a_comparison_are_refused():
-    for wrong in ({"count": 9, "batch": 4}, {"batch": 1}, {"compared": 9}, {"sweep": ()}, {"sweep": (0, 1)}):
+    for wrong in ({"count": 1, "compared": 1}, {"batch": 0}, {"compared": 9}, {"sweep": ()}, {"sweep": (0, 1)}):
         with pytest.raises(ConfigError):
             replace(TINY, **wrong)
     with pytest.raises(ConfigError, match="arms choose"):
         replace(TINY, team=LatentMASConfig(handover="text"))
 
 
-def test_alignment_is_measured_against_the_next_token(context):
+def test_aligned_states_are_those_of_the_embedding(context):
     """With a head that is the rotated embedding, states along the head are mapped back onto the embedding."""
     backbone = two_views_backbone(context, TINY.model, tied=False)
     model = backbone.model
@@ -454,3 +458,177 @@ def test_alignment_is_measured_against_the_next_token(context):
     near = (Aligned(model)(Thought(states)) - model.get_input_embeddings().weight[5:9]).norm(dim=1)
     far = (NormMatched(model)(Thought(states)) - model.get_input_embeddings().weight[5:9]).norm(dim=1)
     assert (near < 0.6 * far).all()
+
+
+def test_alignment_is_measured_against_the_next_token(context, monkeypatch):
+    """States along the head's row of the token that was written are mapped onto the embedding of this token."""
+    scene = teams.scene_of(TINY, context, tied=False)
+    model = scene.backbone.model
+    rotation = torch.linalg.qr(torch.randn(16, 16, generator=torch.Generator().manual_seed(0)))[0]
+    embeddings = torch.nn.functional.normalize(model.get_input_embeddings().weight.detach(), dim=-1)
+    head = 3 * embeddings @ rotation
+    with torch.no_grad():
+        model.get_input_embeddings().weight.copy_(embeddings)
+        model.get_output_embeddings().weight.copy_(head)
+    sizes = []
+
+    def written(model, memory, **settings):
+        rows = len(memory)
+        sizes.append(rows)
+        if rows > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        tokens = 5 + torch.arange(3 * rows).view(rows, 3) + 3 * rows * len(sizes)
+        tokens[0, 2] = -1  # a row that has ended: what stands there is nobody's state
+        return SimpleNamespace(tokens=tokens, states=head[tokens] + 100 * (tokens < 0).unsqueeze(-1))
+
+    monkeypatch.setattr(teams, "decode", written)
+    found = teams.alignment(replace(scene, config=replace(TINY, team=replace(TINY.team, ridge=1e-9))))
+    assert sizes == [4, 2, 2]
+    assert found["aligned_distance"] < 0.02  # padding has no length, which the mean over words has in it
+    assert found["matched_distance"] > 0.5
+    assert found["alignment_gain"] == pytest.approx(found["matched_distance"] - found["aligned_distance"])
+
+
+# Ways -----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def asked():
+    """Five questions; an odd number, so that some batch has one row."""
+    questions = [*PROMPTS, "w12 w13"]
+    return Problems("words", [Problem(each, "w1") for each in questions], str, lambda item, given: False)
+
+
+def expected_of(backbone, arm, questions):
+    """What the last agent writes in an arm, with nothing of the experiment."""
+
+    def agents(**settings):
+        return team(backbone, temperature=0.0, **settings)
+
+    following = [*questions[1:], questions[0]]
+    budget = Budget(tokens=12)
+    made = {
+        "cache": lambda: agents().answer(questions, budget=budget),
+        "latents": lambda: agents(handover="latents").answer(questions, budget=budget),
+        "restarted": lambda: agents(handover="latents", positions="restarted").answer(questions, budget=budget),
+        "text": lambda: agents(handover="text").answer(questions, budget=budget),
+        "concatenated": lambda: team(backbone, [one_agent(CHAIN)], temperature=0.0).answer(questions, budget=budget),
+        "dropped": lambda: agents().conclude(questions, None, budget=budget),
+        "stranger": lambda: agents().conclude(questions, agents().memory(following), budget=budget),
+        "stranger-latents": lambda: agents().conclude(
+            questions, agents(handover="latents").memory(following), budget=budget
+        ),
+    }  # fmt: skip
+    return [trace.text for trace in made[arm]()]
+
+
+ARMS = ("cache", "latents", "restarted", "text", "concatenated", "dropped", "stranger", "stranger-latents")
+
+
+@pytest.mark.parametrize("batch", [5, 2])
+def test_every_way_hands_over_what_its_name_says_in_any_batch(llama, context, asked, batch):
+    config = replace(
+        TINY, count=5, batch=batch, compared=5, tokens=12,
+        team=LatentMASConfig(latent_steps=3, temperature=0.0, top_p=1.0),
+    )  # fmt: skip
+    scene = teams.Scene(config, context, llama, asked, CHAIN, 0.0)
+    questions = [item.question for item in asked.items]
+    found = {arm: [trace.text for trace in scene.ask(teams.WAYS[arm](scene))] for arm in (*ARMS, "reencoded")}
+    for arm in ARMS:
+        assert found[arm] == expected_of(llama, arm, questions), arm
+    assert found["reencoded"] == found["cache"]
+    assert len({tuple(found[arm]) for arm in ARMS}) == len(ARMS), "arms that write the same prove nothing"
+    padded = [trace.text for trace in scene.ask(teams.WAYS["padded-right"](scene))]
+    assert padded != found["cache"]
+
+
+def test_a_stranger_is_one_wherever_a_batch_is_halved(llama, context, asked, monkeypatch):
+    config = replace(TINY, count=5, batch=5, compared=3, team=LatentMASConfig(latent_steps=3, temperature=0.0))
+    scene = teams.Scene(config, context, llama, asked, CHAIN, 0.0)
+    pairs, sizes, plain = [], [], teams.stranger
+
+    def told(agents, prompts, budget, generator, *, others):
+        sizes.append(len(prompts))
+        if len(prompts) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        pairs.extend(zip(prompts, others, strict=True))
+        return plain(agents, prompts, budget, generator, others=others)
+
+    monkeypatch.setattr(teams, "stranger", told)
+    questions = [item.question for item in asked.items]
+    assert len(scene.ask(teams.WAYS["stranger"](scene))) == 5
+    assert sizes == [5, 2, 2, 1]
+    assert pairs == list(zip(questions, [*questions[1:], questions[0]], strict=True))
+    pairs.clear()
+    assert len(scene.ask(teams.WAYS["stranger"](scene), size=1, count=3)) == 3
+    assert pairs == [*pairwise(questions)][:3]
+
+
+# Measures -------------------------------------------------------------------------------------------------------------
+
+
+def scripted(context, text_of, count=16):
+    """A scene without a model, and answers `text_of(size of the batch, row)`; the answer of row n is n."""
+    rows = {f"question {n}": n for n in range(count)}
+    problems = Problems(
+        "rows", [Problem(question, str(n)) for question, n in rows.items()], str,
+        lambda item, given: given == item.answer,
+    )  # fmt: skip
+    scene = teams.Scene(replace(TINY, count=count, batch=8, compared=count), context, None, problems, None, 0.6)
+
+    def answer(prompts, others, budget, generators):
+        texts = [text_of(len(prompts), rows[prompt]) for prompt in prompts]
+        cost = Cost(prefill_tokens=9, latent_steps=2, decoded_tokens=3)
+        return [Trace(prompt=p, text=t, answer=t, cost=cost) for p, t in zip(prompts, texts, strict=True)]
+
+    return scene, answer
+
+
+def test_measures_are_those_of_known_answers(context):
+    scene, answer = scripted(context, lambda size, row: str(row) if row < 8 else "none")
+    found = scene.measured(answer, {"accuracy": 0.75, "read": 10.0, "written": 12.0})
+    assert found.pop("milliseconds") > 0
+    assert found == pytest.approx(
+        {
+            "accuracy": 0.5, "lost": 0.25, "off_chance": 0.1, "read": 9, "silent": 2, "written": 3,
+            "read_share": 0.9, "read_error": 0.1, "written_share": 0.25, "made_share": 5 / 12,
+        }
+    )  # fmt: skip
+
+
+def test_batches_are_compared_with_single_rows(context):
+    def text(size, row):
+        """In fours one of four is wrong, in sixteens one of two."""
+        wrong = {1: False, 4: row % 4 == 3, 16: row % 2 == 1}
+        return "none" if wrong[size] else str(row)
+
+    scene, answer = scripted(context, text)
+    assert scene.over_batches(answer) == {"batch_disagreement": 0.5, "batch_loss": 0.5}
+    scene, answer = scripted(context, lambda size, row: "none" if size == 4 and row % 4 else str(row))
+    assert scene.over_batches(answer) == {"batch_disagreement": 0.75, "batch_loss": 0.0}
+
+
+def test_the_control_of_alignment_has_random_weights(context, monkeypatch):
+    models = {}
+    for arm in ("untied", "untied-untrained"):
+        monkeypatch.setattr(module, "alignment", lambda scene, arm=arm: models.update({arm: scene.backbone}) or {})
+        module.run_arm(arm, TINY, context)
+    trained, random = models["untied"], models["untied-untrained"]
+    assert fingerprint(trained.model) == fingerprint(two_views_backbone(context, TINY.model, tied=False).model)
+    assert fingerprint(random.model) == fingerprint(trained.untrained(context.seed).model)
+    assert fingerprint(random.model) != fingerprint(trained.model)
+
+
+def test_claims_tell_too_little_from_too_much():
+    """What is as far from the statement on the other side fails too."""
+    checks = {claim.id: claim.check for claim in module.CLAIMS}
+    for name, right, wrong in (
+        ("cache-is-needed", 0.03, 0.06),
+        ("read-once", 0.0, 0.698),
+        ("alignment-brings-nearer", 0.01, -0.01),
+    ):
+        check = checks[name]
+        assert check.passes({check.pair: right})
+        assert not check.passes({check.pair: wrong})
+    one = next(claim for claim in module.CLAIMS if claim.id == "read-once")
+    assert "dropped" in [control.arm for control in one.controls]

@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import replace
+from functools import partialmethod
 from types import SimpleNamespace
 
 import pytest
@@ -15,14 +16,14 @@ from latent.core.language.training import small_llama, word_tokenizer
 from latent.core.run.context import ArmContext
 from latent.core.run.seed import generator, isolated
 from latent.reason import rewards
-from latent.reason.data.chains import ChainModel
+from latent.reason.data.chains import ChainModel, chains
 from latent.reason.data.problem import Problem, Problems
 from latent.reason.experiments import latentseek as module
 from latent.reason.grading import final_answer, same_answer
 from latent.reason.methods.latentseek import GradientSearch, LatentSeek, LatentSeekConfig
 from latent.reason.prefix_search import GaussianNoise, PrefixSearch, Start, likeliest, vocabulary_logits
 from latent.reason.rewards import CHECKS, Check, ExactReward, SelfReward, constant, rated
-from latent.reason.trace import Budget
+from latent.reason.trace import Budget, Cost, Trace
 
 WORDS = [*"0123456789", "+", "-", "*", "=", "a", "b", "c", "d"]
 SIZE = 3 + len(WORDS)
@@ -401,11 +402,18 @@ def test_the_model_judges_itself_when_no_reward_is_given(backbone):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"rho": 1.5}, {"latents": -1}, {"learning_rate": 0.0}, {"noise": 0.0}, {"clip": -1.0}]
+    "wrong",
+    [{"rho": 1.5}, {"latents": -1}, {"learning_rate": 0.0}, {"noise": 0.0}, {"clip": -1.0}, {"judge_tokens": 0}],
 )
 def test_wrong_settings_are_refused(wrong):
     with pytest.raises(ConfigError):
         LatentSeekConfig(**wrong)
+
+
+def test_an_experiment_without_questions_is_refused_with_what_to_type():
+    with pytest.raises(ConfigError, match="tokens=0") as refused:
+        replace(TINY, tokens=0)
+    assert "count=400" in refused.value.hint
 
 
 # The experiment -------------------------------------------------------------------------------------------------------
@@ -432,24 +440,123 @@ def test_guesses_are_as_many_as_the_checks_of_the_search():
     assert 1 < some["checks"] <= 4
 
 
-def test_an_arm_goes_on_in_smaller_batches_where_memory_does_not_suffice(tmp_path, monkeypatch):
-    tiny = ChainModel(width=16, layers=1, steps=3, rows=4)
-    config = replace(module.PRESETS["smoke"], count=8, batch=8, chains=tiny)
-    context = ArmContext(tmp_path / "arm", tmp_path / "shared", "reason/latentseek", seed=0)
-    whole = module.run_arm("latentseek", config, context)
-    plain, sizes = LatentSeek.answer, []
+TINY = replace(
+    module.PRESETS["smoke"], count=9, batch=9, chains=ChainModel(width=16, layers=1, steps=3, rows=4)
+)  # fmt: skip
 
-    def answer(self, prompts, **settings):
+
+@pytest.fixture
+def context(tmp_path):
+    made = ArmContext(tmp_path / "arm", tmp_path / "shared", "reason/latentseek", seed=0)
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("arm", ["latentseek", "noise", "noise-tuned", "resample-1", "resample-2", "guess"])
+def test_an_arm_goes_on_in_smaller_batches_where_memory_does_not_suffice(arm, context, monkeypatch):
+    plain, sizes, found = LatentSeek.answer, [], []
+
+    def answer(self, prompts, *, most, **settings):
         sizes.append(len(prompts))
-        if len(prompts) > 4:
+        if len(prompts) > most:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return plain(self, prompts, **settings)
+        traces = plain(self, prompts, **settings)
+        found.extend((trace.text, trace.samples, trace.signals, trace.cost) for trace in traces)
+        return traces
 
-    monkeypatch.setattr(LatentSeek, "answer", answer)
-    parts = module.run_arm("latentseek", config, context)
-    context.close()
-    assert sizes == [8, 4, 4]
-    assert parts.measures == pytest.approx(whole.measures)
+    config = replace(TINY, method=replace(TINY.method, noise=5.0, max_updates=3))
+    done = []
+    for most in (9, 4):
+        monkeypatch.setattr(LatentSeek, "answer", partialmethod(answer, most=most))
+        done.append(module.run_arm(arm, config, context))
+    assert sizes == [9, 9, 4, 4, 1]
+    assert found[:9] == found[9:]
+    assert len({samples for _, samples, _, _ in found}) > 5, "alike rows prove nothing"
+    assert done[0].measures == pytest.approx(done[1].measures)
+
+
+@pytest.mark.parametrize(
+    ("arm", "changed"),
+    {
+        "latentseek": {},
+        "paper-rate": {"learning_rate": 0.03},
+        "greedy": {"max_updates": 0},
+        "resample-1": {"search": "resample", "temperature": 1.0},
+        "resample-2": {"search": "resample", "temperature": 2.0},
+        "noise-tuned": {"search": "noise", "noise": 7.0},
+        "guess": {},
+        "noise": {"search": "noise"},
+        "constant": {"result": "last"},
+        "flipped": {},
+        "reread": {},
+    }.items(),
+)
+def test_an_arm_searches_with_the_settings_that_it_names(arm, changed, context, monkeypatch):
+    method = LatentSeekConfig(learning_rate=0.4, max_updates=1, temperature=3.0, noise=0.5)
+    made, plain = [], LatentSeek.__init__
+    monkeypatch.setattr(
+        LatentSeek, "__init__", lambda self, config, *given, **named: made.append((self, config)) or plain(
+            self, config, *given, **named
+        ),
+    )  # fmt: skip
+    module.run_arm(arm, replace(TINY, count=2, method=method, tuned_noise=7.0), context)
+    ((solver, config),) = made
+    assert config == replace(method, **changed)
+    assert isinstance(solver.reward, ExactReward) == (arm != "constant")
+    assert type(solver) is {"flipped": module._Flipped, "reread": module._Reread}.get(arm, LatentSeek)
+
+
+def test_a_judge_may_write_as_much_as_the_settings_say(backbone):
+    assert LatentSeek(LatentSeekConfig(judge_tokens=7), backbone).reward.tokens == 7
+    given = replace(TINY, reward="self", method=LatentSeekConfig(judge_tokens=9))
+    assert module._reward("latentseek", given, backbone, chains(2, seed=0)).tokens == 9
+    assert module.PRESETS["paper"].method.judge_tokens == 4096
+
+
+def trace(text, *others, rounds):
+    """An answer, as a search returns it after the greedy one and others."""
+    return Trace(
+        prompt="?", text=text, answer=final_answer(text), samples=others or (text,),
+        signals={"updates": (rounds,)}, cost=Cost(checks=len(others) or 1, decoded_tokens=10 * rounds),
+    )  # fmt: skip
+
+
+def test_measures_are_those_of_known_answers():
+    problems = chains(4, seed=3, operators=(3,))
+    right = [" ".join(item.steps) for item in problems.items]
+    other = [f"{9 - int(item.steps[0])} {item.steps[1]} {item.answer}" for item in problems.items]
+    wrong = [f"{item.steps[0]} {item.steps[1]} {9 - int(item.answer)}" for item in problems.items]
+    found = module._measures(
+        [
+            trace(right[0], rounds=0),
+            trace(other[1], wrong[1], other[1], rounds=2),  # a right number, on another way
+            trace(wrong[2], wrong[2], "0 0 0", rounds=3),
+            trace(wrong[3], right[3], wrong[3], rounds=3),  # what the greedy answer had is lost
+        ],
+        problems,
+    )
+    assert found == {
+        "accuracy": 0.5, "gain": 0.0, "steps_right": 0.25, "changed": 0.5, "updates": 2.0, "checks": 7 / 4,
+        "written": 20.0,
+    }  # fmt: skip
+
+
+def test_a_search_that_finds_nothing_is_not_one_that_stays_where_it_is(backbone):
+    """With a constant reward the first answer is the best, whatever else is tried."""
+    problems = Problems("texts", [Problem(prompt, "9") for prompt in PROMPTS], str, lambda item, given: False)
+    claims = {claim.id: claim.check for claim in module.CLAIMS}
+    for kind, stays in ((LatentSeek, False), (module._Flipped, True), (module._Reread, True)):
+        solver = kind(replace(STRICT, learning_rate=1.0, max_updates=8), backbone, reward=constant())
+        found = module._measures(solver.answer(PROMPTS, budget=BUDGET), problems)
+        assert found["updates"] == 8
+        assert found["changed"] == 0
+        for name in ("sign-matters", "latents-are-kept"):
+            assert claims[name].passes({claims[name].pair: found[claims[name].measure]}) == stays
+
+
+def test_gains_are_compared_with_searches_that_learn_nothing():
+    (claim,) = (claim for claim in module.CLAIMS if claim.id == "better-than-noise")
+    assert {"guess", "resample-1", "resample-2"} <= {control.arm for control in claim.controls}
 
 
 def test_every_arm_measures_the_same_questions(tmp_path):

@@ -26,10 +26,11 @@ def dropped(team: LatentMAS, prompts: Sequence[str], budget: Budget, generator: 
     return team.conclude(prompts, None, budget=budget, generator=generator)
 
 
-def stranger(team: LatentMAS, prompts: Sequence[str], budget: Budget, generator: Generators) -> list[Trace]:
-    """Answer on top of the cache of the next prompt."""
-    rows = [*range(1, len(prompts)), 0]
-    return team.conclude(prompts, team.memory(prompts).select(rows), budget=budget, generator=generator)
+def stranger(
+    team: LatentMAS, prompts: Sequence[str], budget: Budget, generator: Generators, *, others: Sequence[str]
+) -> list[Trace]:
+    """Answer each prompt on top of the cache of another one, that of the same place in `others`."""
+    return team.conclude(prompts, team.memory(others), budget=budget, generator=generator)
 
 
 def reencoded(team: LatentMAS, prompts: Sequence[str], budget: Budget, generator: Generators) -> list[Trace]:

@@ -55,7 +55,11 @@ class Experiment:
     def __post_init__(self) -> None:
         """Refuse what cannot be measured."""
         if min(self.count, self.operators, self.tokens, self.batch) < 1:
-            raise ConfigError("count, operators, tokens and batch must be at least 1.")
+            raise ConfigError(
+                f"count={self.count}, operators={self.operators}, tokens={self.tokens}, batch={self.batch} leave "
+                "nothing to measure.",
+                hint="Each is 1 or more, such as count=400, operators=6, tokens=12, batch=400.",
+            )
         check_language(self.backbone, self.problems)
 
 
@@ -69,7 +73,7 @@ PRESETS: Mapping[str, Experiment] = {
     ),
     "paper": Experiment(
         backbone="Qwen/Qwen2.5-7B-Instruct", problems="gsm8k", count=1319, tokens=1024, batch=32, reward="self",
-        method=LatentSeekConfig(),
+        method=LatentSeekConfig(judge_tokens=4096),
     ),
 }  # fmt: skip
 ARMS: Mapping[str, Arm] = {
@@ -106,7 +110,9 @@ CLAIMS = (
         paper_value="77.18 % against 61.0 to 61.3 %",
         check=Exceeds(arm="latentseek", measure="accuracy", over=("noise", "accuracy"), margin=0.03),
         controls=(
+            Control(arm="guess", measure="accuracy", summary="blind guesses, checked as often"),
             Control(arm="resample-1", measure="accuracy", summary="first tokens sampled again at temperature 1"),
+            Control(arm="resample-2", measure="accuracy", summary="first tokens sampled again at temperature 2"),
             Control(arm="flipped", measure="accuracy", summary="wrong sign"),
         ),
     ),
@@ -128,19 +134,19 @@ CLAIMS = (
     ),
     Claim(
         id="sign-matters",
-        statement="With the wrong sign every answer is the greedy one.",
+        statement="With the wrong sign every round's answer is the greedy one: no other beginning is tried.",
         source="arXiv:2505.13308, Algorithm 1: the reward is not positive",
         paper_value="not given",
-        check=AtMost(arm="flipped", measure="changed", value=0.0),
-        controls=(Control(arm="latentseek", measure="changed", summary="the right sign"),),
+        check=AtMost(arm="flipped", measure="checks", value=1.0),
+        controls=(Control(arm="latentseek", measure="checks", summary="the right sign"),),
     ),
     Claim(
         id="latents-are-kept",
-        statement="With latents that are read from the model again in each round every answer is the greedy one.",
+        statement="With latents that are read from the model again in each round no other beginning is tried either.",
         source="arXiv:2505.13308, Algorithm 1: one leaf for all rounds",
         paper_value="not given",
-        check=AtMost(arm="reread", measure="changed", value=0.0),
-        controls=(Control(arm="latentseek", measure="changed", summary="latents that are kept"),),
+        check=AtMost(arm="reread", measure="checks", value=1.0),
+        controls=(Control(arm="latentseek", measure="checks", summary="latents that are kept"),),
     ),
 )  # fmt: skip
 MEASURES: Mapping[str, str] = {
@@ -210,8 +216,8 @@ def run_arm(arm: str, config: Experiment, context: ArmContext) -> ArmResult:
     questions = [item.question for item in problems.items]
 
     def answers(start: int, stop: int) -> list[Trace]:
-        some, random = questions[start:stop], context.generator("answers", start)
-        return solver.answer(some, budget=Budget(tokens=config.tokens), generator=random)
+        random = [context.generator("answers", row) for row in range(start, stop)]
+        return solver.answer(questions[start:stop], budget=Budget(tokens=config.tokens), generator=random)
 
     traces = [*chain.from_iterable(context.in_batches(answers, len(questions), config.batch, what="answers"))]
     if arm == "guess":
@@ -230,7 +236,9 @@ def _problems(config: Experiment, context: ArmContext) -> Problems:
 def _reward(arm: str, config: Experiment, backbone: Backbone, problems: Problems) -> Reward:
     if arm == "constant":
         return constant()
-    return SelfReward(backbone) if config.reward == "self" else ExactReward(problems)
+    if config.reward == "self":
+        return SelfReward(backbone, tokens=config.method.judge_tokens)
+    return ExactReward(problems)
 
 
 def _measures(traces: Sequence[Trace], problems: Problems) -> dict[str, float]:

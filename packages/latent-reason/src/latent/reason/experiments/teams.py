@@ -29,7 +29,8 @@ from latent.reason.trace import Budget, Trace
 
 __all__ = ["VIEWS", "WAYS", "Experiment", "Scene", "alignment", "references", "scene_of"]
 
-Answer = Callable[[Sequence[str], Budget, list[torch.Generator]], list[Trace]]
+Answer = Callable[[Sequence[str], Sequence[str], Budget, list[torch.Generator]], list[Trace]]
+"""Answers prompts; is given the prompt after each of them as well, for arms that mix them up."""
 
 VIEWS = (
     Role(name="holder", task="{question}", view=first_view),
@@ -58,9 +59,9 @@ class Experiment:
         check_language(self.backbone, self.problems)
         if self.team.handover != "cache" or self.team.latent_steps < 1 or min(self.sweep, default=0) < 1:
             raise ConfigError("The arms choose the hand-over, and all of them think.", hint="Use latent_steps=3.")
-        if self.batch < 2 or not 0 < self.compared <= self.count or self.count % self.batch == 1:
+        if self.batch < 1 or self.count < 2 or not 0 < self.compared <= self.count:
             raise ConfigError(
-                f"count={self.count}, batch={self.batch}, compared={self.compared} leave a problem without a stranger.",
+                f"count={self.count}, batch={self.batch}, compared={self.compared} leave nothing to compare.",
                 hint="For example count=1000, batch=100, compared=48.",
             )
 
@@ -97,13 +98,14 @@ class Scene:
 
     def ask(self, answer: Answer, *, size: int = 0, count: int = 0) -> list[Trace]:
         """Return the answers to the first problems, in batches."""
-        questions = [problem.question for problem in self.problems.items[: count or None]]
+        questions = [problem.question for problem in self.problems.items]
+        following = [*questions[1:], questions[0]]  # of all problems: whose it is does not depend on batches
 
         def answers(start: int, stop: int) -> list[Trace]:
             generators = [self.context.generator("answer", row) for row in range(start, stop)]
-            return answer(questions[start:stop], Budget(tokens=self.config.tokens), generators)
+            return answer(questions[start:stop], following[start:stop], Budget(tokens=self.config.tokens), generators)
 
-        made = self.context.in_batches(answers, len(questions), size or self.config.batch, what="answers")
+        made = self.context.in_batches(answers, count or len(questions), size or self.config.batch, what="answers")
         return [*chain.from_iterable(made)]
 
     def accuracy(self, traces: Sequence[Trace]) -> float:
@@ -120,9 +122,10 @@ class Scene:
         return {
             "accuracy": accuracy,
             "lost": known["accuracy"] - accuracy,
-            "above_chance": accuracy - self.chance,
+            "off_chance": abs(accuracy - self.chance),
             **taken,
             "read_share": taken["read"] / known["read"],
+            "read_error": abs(taken["read"] / known["read"] - 1),
             "written_share": taken["written"] / known["written"],
             "made_share": (taken["written"] + taken["silent"]) / known["written"],
             "milliseconds": 1000 * seconds / len(traces),
@@ -165,11 +168,15 @@ def scene_of(config: Experiment, context: ArmContext, *, tied: bool = True) -> S
 
 
 def _asking(team: LatentMAS) -> Answer:
-    return lambda prompts, budget, generators: team.answer(prompts, budget=budget, generator=generators)
+    return lambda prompts, _, budget, generators: team.answer(prompts, budget=budget, generator=generators)
 
 
 def _through(handover: Callable[..., list[Trace]], team: LatentMAS) -> Answer:
-    return lambda prompts, budget, generators: handover(team, prompts, budget, generators)
+    return lambda prompts, _, budget, generators: handover(team, prompts, budget, generators)
+
+
+def _mixed_up(team: LatentMAS) -> Answer:
+    return lambda prompts, others, budget, generators: stranger(team, prompts, budget, generators, others=others)
 
 
 Way = Callable[[Scene], Answer]
@@ -182,8 +189,8 @@ WAYS: Mapping[str, Way] = {
     "concatenated": lambda scene: _asking(scene.one()),
     "padded-right": lambda scene: _asking(scene.team(PaddedRight)),
     "dropped": lambda scene: _through(dropped, scene.team()),
-    "stranger": lambda scene: _through(stranger, scene.team()),
-    "stranger-latents": lambda scene: _through(stranger, scene.team(handover="latents")),
+    "stranger": lambda scene: _mixed_up(scene.team()),
+    "stranger-latents": lambda scene: _mixed_up(scene.team(handover="latents")),
     "reencoded": lambda scene: _through(reencoded, scene.team()),
 }
 
@@ -209,9 +216,16 @@ def alignment(scene: Scene) -> dict[str, float]:
     """Return how near fed back states are to the embedding of the token that they stand for, and what they carry."""
     model = scene.backbone.model
     questions = [problem.question for problem in scene.problems.items[: scene.config.batch]]
-    rollout = decode(model, scene.team().memory(questions, latent_steps=0), max_new_tokens=scene.config.tokens)
-    written = rollout.tokens >= 0
-    states, meant = rollout.states[written], embed(model, rollout.tokens[written])
+    team = scene.team()
+
+    def written(start: int, stop: int) -> tuple[Tensor, Tensor]:
+        memory = team.memory(questions[start:stop], latent_steps=0)
+        rollout = decode(model, memory, max_new_tokens=scene.config.tokens)
+        real = rollout.tokens >= 0
+        return rollout.states[real], embed(model, rollout.tokens[real])
+
+    parts = scene.context.in_batches(written, len(questions), scene.config.batch, what="texts")
+    states, meant = (torch.cat(each) for each in zip(*parts, strict=True))
 
     def distance(feedback: Feedback) -> float:
         return float(((feedback(Thought(states)) - meant).norm(dim=-1) / meant.norm(dim=-1)).median())

@@ -31,8 +31,8 @@ from latent.reason.prefix_search import (
     likeliest,
     vocabulary_logits,
 )
-from latent.reason.reasoner import Reasoner, rendered
-from latent.reason.rewards import Reward, SelfReward, rated
+from latent.reason.reasoner import rendered
+from latent.reason.rewards import Reward, Rewarded, SelfReward, rated
 from latent.reason.trace import Budget, Cost, Trace
 
 __all__ = ["GradientSearch", "LatentSeek", "LatentSeekConfig"]
@@ -56,6 +56,9 @@ class LatentSeekConfig:
     )
     noise: float = setting(1.0, "Standard deviation of noise on the latents.", paper="variance 0.5, 0.75, 1")
     temperature: float = setting(1.0, "Temperature at which the beginning is sampled again.")
+    judge_tokens: int = setting(
+        512, "Most tokens of each of the four verdicts, where the model judges itself.", paper="4096 (code)"
+    )
 
     def __post_init__(self) -> None:
         """Refuse what cannot be searched."""
@@ -70,6 +73,10 @@ class LatentSeekConfig:
                 f"learning_rate={self.learning_rate}, noise={self.noise} and temperature={self.temperature} must be "
                 "positive.",
                 hint="With max_updates=0 nothing is moved.",
+            )
+        if self.judge_tokens < 1:
+            raise ConfigError(
+                f"judge_tokens={self.judge_tokens} leaves a judge no word.", hint="Use 1 or more, such as 512."
             )
 
 
@@ -149,7 +156,7 @@ class _Seeking:
         self.rewards.append(reward)
 
 
-class LatentSeek(Reasoner):
+class LatentSeek(Rewarded):
     """Searches over how an answer begins, in the model's own latent states, for one that a verifier accepts.
 
     A trace has the `signals` `rewards` (of each round, the greedy answer first), `updates` and `best` (number of the
@@ -176,7 +183,7 @@ class LatentSeek(Reasoner):
         keep_states: bool = False,
     ) -> None:
         super().__init__(config, backbone, extract=extract, keep_states=keep_states)
-        self.reward = SelfReward(backbone) if reward is None else reward
+        self.reward = SelfReward(backbone, tokens=config.judge_tokens) if reward is None else reward
 
     @property
     def heeds(self) -> tuple[str, ...]:
