@@ -139,6 +139,9 @@ def test_a_search_ends_where_it_is_accepted_and_returns_the_best(backbone):
         RandomSearchConfig(instruction="", samples=3), backbone, reward=lambda p, t: torch.full((len(t),), -1.0)
     )
     assert all(trace.cost.checks == 3 for trace in never.answer(PROMPTS, budget=SHORT, generator=streams((1, 2, 3))))
+    assert RandomSearch(RandomSearchConfig(judge_tokens=7), backbone).reward.tokens == 7
+    with pytest.raises(ConfigError, match="judge_tokens=0"):
+        RandomSearchConfig(judge_tokens=0)
 
 
 def test_wrong_input_is_answered(backbone):

@@ -88,10 +88,13 @@ class RandomSearchConfig(Drawing):
     top_p: float = setting(1.0, "Share of the probability that is drawn from.")
     samples: int = setting(8, "Most texts for each prompt.")
     threshold: float = setting(-0.2, "A text whose reward is above this is accepted, and the search ends.")
+    judge_tokens: int = setting(512, "Most tokens of each verdict, where the model judges itself.")
 
     def __post_init__(self) -> None:
         """Refuse what is no search."""
         _ = self.sampling  # refuses what is out of range
+        if self.judge_tokens < 1:
+            raise ConfigError(f"judge_tokens={self.judge_tokens} leaves a judge no word.", hint="Use 1 or more.")
         if self.samples < 1 or self.temperature == 0:
             raise ConfigError(
                 f"samples={self.samples} at temperature {self.temperature} is no search: all texts would be the same.",
@@ -115,7 +118,7 @@ class RandomSearch(Rewarded):
         self, config: RandomSearchConfig, backbone: Backbone, *, reward: Reward | None = None, **others: Any
     ) -> None:
         super().__init__(config, backbone, **others)
-        self.reward = SelfReward(backbone) if reward is None else reward
+        self.reward = SelfReward(backbone, tokens=config.judge_tokens) if reward is None else reward
 
     @property
     def heeds(self) -> tuple[str, ...]:
