@@ -89,6 +89,7 @@ def test_info_explains_settings_arms_claims_and_metrics(latent):
         "loss: Mean squared",
     ):
         assert part in text
+    assert "by itself" not in text  # a model, which is made by its experiment
     assert "@article{regression1809" in latent("info", "toy/regression", "--bibtex").stdout
 
 

@@ -21,6 +21,8 @@ class Experiment:
     pair: tuple[int, str] = setting((1, "a"), "A pair.")
     limit: int | None = setting(None, "Limit, or none.")
     fast: bool = setting(False, "Whether to hurry.")  # noqa: FBT003
+    names: tuple[str, ...] = setting((), "Names.")
+    sizes: tuple[int, ...] = setting((), "Sizes.")
 
     def __post_init__(self):
         if self.rate <= 0:
@@ -81,6 +83,9 @@ def test_unknown_keys_suggest(word, expected):
         ("fast=1", "fast must be bool, given 1"),
         ("network=3", "network is a group of settings"),
         ("limit=x", "limit must be int | none, given 'x'"),
+        ("goals=1", "For example goals=[0.1, 0.2]."),
+        ("names=one,two", 'For example names=["one", "two"].'),
+        ("sizes=3", "For example sizes=[1, 2]."),
     ],
 )
 def test_wrong_values_say_what_was_expected(word, expected):

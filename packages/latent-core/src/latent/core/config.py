@@ -6,6 +6,7 @@ with the same words. Precedence: defaults < preset < TOML file < command line.
 """
 
 import dataclasses
+import json
 import sys
 import tomllib
 import types
@@ -224,8 +225,15 @@ def _coerce(hint: Any, value: Any, key: str, current: Any) -> Any:
         return float(value) if hint is float else value
     raise ConfigError(
         f"{key} must be {_describe(hint)}, given {shown(value)}.",
-        hint=f"For example {key}={_plain(current)!r}." if current not in (None, dataclasses.MISSING) else "",
+        hint=f"For example {key}={_example(hint, current)}." if current not in (None, dataclasses.MISSING) else "",
     )
+
+
+def _example(hint: Any, current: Any) -> str:
+    """Return a value as it is typed: the current one, or of an empty list one with two entries."""
+    examples: dict[Any, list[Any]] = {str: ["one", "two"], int: [1, 2], float: [0.1, 0.2]}
+    example = examples.get(get_args(hint)[0], []) if current == () else _plain(current)
+    return json.dumps(example) if isinstance(example, list) else repr(example)
 
 
 def _fits(hint: Any, value: Any) -> bool:

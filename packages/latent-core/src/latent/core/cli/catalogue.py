@@ -89,15 +89,25 @@ def _as_json(spec: MethodSpec) -> dict[str, Any]:
     return {**dataclasses.asdict(spec), "available": _available(spec)}
 
 
-def _describe_experiment(method: str, spec: MethodSpec) -> None:
+def _list_settings(config: Any) -> None:
     from latent.core.config import settings
+
+    for row in settings(config):
+        paper = f" Paper: {row.paper}." if row.paper else ""
+        click.echo(f"  {row.key} = {row.value}  ({row.kind}) {row.doc}{paper}")
+
+
+def _describe_experiment(method: str, spec: MethodSpec) -> None:
+    from latent.core.contract import Procedure
     from latent.core.run.runner import experiment_module
 
     module = experiment_module(method)
     click.echo(f"\nPresets: {', '.join(module.PRESETS)}. Settings of cpu (change with KEY=VALUE):")
-    for row in settings(module.PRESETS["cpu"]):
-        paper = f" Paper: {row.paper}." if row.paper else ""
-        click.echo(f"  {row.key} = {row.value}  ({row.kind}) {row.doc}{paper}")
+    _list_settings(module.PRESETS["cpu"])
+    kind = registry().resolve(spec)
+    if issubclass(kind, Procedure):
+        click.echo("\nSettings of the method by itself, outside the experiment:")
+        _list_settings(kind.Config())
     click.echo("\nArms:")
     for name, arm in module.ARMS.items():
         click.echo(f"  {name} ({arm.role}): {arm.summary}")

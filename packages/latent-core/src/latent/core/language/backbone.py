@@ -276,7 +276,8 @@ def load_backbone(
     if not Path(place).is_dir():
         if isinstance(name, Path) or text.count("/") > 1 or text.startswith((".", "/", "~")) or not text:
             raise ConfigError(
-                f"There is no folder {text!r}.", hint="Give a folder, a Hub id such as 'gpt2', or " + _names(bundled)
+                f"There is no folder {text!r}.",
+                hint=f"Give another folder, or a Hub id such as 'gpt2'{_names(bundled)}.",
             )
         place = text
     options: dict[str, Any] = {"trust_remote_code": False} | ({"revision": revision} if revision else {})
@@ -294,7 +295,7 @@ def load_backbone(
                 hint="Save both with save_pretrained() into that folder.",
             ) from None
         raise HubError(
-            f"Cannot load {place!r}: {reason}", hint="Check the id and the network, or give " + _names(bundled)
+            f"Cannot load {place!r}: {reason}", hint=f"Check the id and the network, or give a folder{_names(bundled)}."
         ) from None
     tokenizer.padding_side = "left"
     if tokenizer.pad_token_id is None:
@@ -305,7 +306,7 @@ def load_backbone(
 
 
 def _names(bundled: Mapping[str, Path] | None) -> str:
-    return " or ".join(map(repr, bundled or ())) or "a folder"
+    return "".join(f", or {name!r}" for name in bundled or ())
 
 
 class _quiet:
