@@ -21,7 +21,7 @@ VOCABULARY = 4096
 CONTEXT = 128
 DIGITS = {"naive thoughts": 1, "naive tokens": 1, "generate": 2}
 # Width, hidden units and batches; the larger one shows what is left of what a call costs whatever the model.
-SIZES = {"small": (192, 512, (1, 8, 32)), "large": (640, 1704, (1, 8))}
+SIZES = {"small": (192, 512, (1, 8, 32)), "large": (640, 1704, (1, 8, 32))}
 
 
 def build(size: str, device: str) -> LlamaForCausalLM:

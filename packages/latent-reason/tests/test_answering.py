@@ -12,6 +12,7 @@ from latent.core.errors import ConfigError, DeviceError, FormatError, Interrupte
 from latent.core.run.progress import SilentProgress
 from latent.core.run.seed import isolated
 from latent.core.run.stop import StopRequest
+from latent.reason import answering
 from latent.reason.answering import Answering, answer_all
 from latent.reason.baselines.written import RandomSearch, RandomSearchConfig, Written, WrittenConfig
 from latent.reason.data.problem import Problem, Problems
@@ -118,6 +119,32 @@ def test_too_little_memory_halves_the_batch_and_says_so(backbone, tmp_path, erro
     assert told.notes[-1].endswith("tokens/s")
 
 
+def test_positions_beyond_what_a_model_was_made_for_are_told_once(backbone, tmp_path):
+    """With rotary positions it goes on; what the roles add to a prompt is known to the method alone."""
+    assert backbone.model.config.max_position_embeddings == 128
+    # Two messages of 65 tokens, three silent steps, and five tokens of which the last is read by nobody.
+    long, told = f"a {'1 + ' * 30}{{question}}", Telling()
+    roles = [Role(name="one", task=long), Role(name="two", task=long)]
+    teams = [LatentMAS(LatentMASConfig(latent_steps=3), backbone, roles=some) for some in (roles, roles[:1])]
+    for number, team in enumerate(teams):
+        answer_all(f"team {number}", team, PROMPTS, tmp_path / f"{number}.jsonl", SETTINGS, progress=told)
+    assert told.said == [
+        "team 0: positions go up to 137, and random was made for 128: what it writes beyond them may be nonsense."
+    ]
+
+
+def test_progress_is_told_within_a_batch(backbone, tmp_path, monkeypatch):
+    clock = iter(range(10**6))
+    monkeypatch.setattr(answering.time, "perf_counter", lambda: 2.0 * next(clock))
+    told, way = Telling(), Written(DRAWN, backbone)
+    settings = Answering(budget=Budget(tokens=9), batch=11)
+    answer_all("way", way, PROMPTS, tmp_path / "a.jsonl", settings, progress=told)
+    rates = [float(note.split()[0]) for note in told.notes if note]
+    assert len(rates) > 6, "one for each pass: a second and more went by between two"
+    assert all(note.endswith("tokens/s") for note in told.notes if note)
+    assert not backbone.model.get_decoder()._forward_pre_hooks
+
+
 def test_other_errors_are_not_taken_for_too_little_memory(backbone, tmp_path):
     broken = Limited(DRAWN, backbone, room=0, error=RuntimeError("shapes differ"))
     with pytest.raises(RuntimeError, match="shapes differ"):
@@ -132,11 +159,17 @@ def test_answers_of_other_settings_are_not_mixed(backbone, tmp_path):
     way = Written(DRAWN, backbone)
     answer_all("way", way, PROMPTS, path, SETTINGS)
     before = path.read_bytes()
-    cold = Written(WrittenConfig(), backbone)
+    cold, other = Written(WrittenConfig(), backbone), replace(backbone.untrained(3), name="other")
     others = [
         ("other", way, PROMPTS, SETTINGS, "settings: the method was 'way' and is 'other' "),
         ("way", cold, PROMPTS, SETTINGS, "settings: temperature was 1.0 and is 0.0 "),
-        ("way", Written(DRAWN, backbone.untrained(3)), PROMPTS, SETTINGS, "settings: the model was "),
+        (
+            "way",
+            Written(DRAWN, other),
+            PROMPTS,
+            SETTINGS,
+            r"the model was 'random \(\w{12}\)' and is 'other \(\w{12}\)' ",
+        ),
         ("way", way, PROMPTS[::-1], SETTINGS, r"other prompts.*line 2\)"),
         ("way", way, PROMPTS[:5], SETTINGS, r"other prompts.*line 6\)[\s\S]*--limit"),
         ("way", way, PROMPTS, Answering(budget=Budget(tokens=6)), "settings: --tokens was 5 and is 6 "),

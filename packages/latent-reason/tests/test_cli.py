@@ -149,6 +149,18 @@ def test_what_is_without_effect_is_said(model, prompts, tmp_path):
         "reason/intention-collapse: --samples 3 is without effect, as it is set.",
     ]
     assert [line for line in said if "has no <|start-latent|>" in line and "latents=6" in line]
+    folder = tmp_path / "states"
+    _, _, said = asked(model, prompts, folder, "plain", "reason/latentmas", states=True)
+    assert [line for line in said if "--states" in line] == [
+        "plain: it makes no silent steps, so that --states writes nothing."
+    ]
+    assert sorted(each.name for each in folder.glob("*-states")) == ["reason-latentmas-states"]
+
+
+def test_settings_of_a_method_by_itself_are_listed():
+    told = CliRunner().invoke(latent, ["info", "reason/latentmas"], catch_exceptions=False).stdout
+    assert "  team.latent_steps = 3 " in told
+    assert "\n  latent_steps = 40 " in told.partition("by itself, outside the experiment:")[2]
 
 
 def test_settings_suit_the_budget_unless_they_are_given(model, prompts, tmp_path):
@@ -236,6 +248,8 @@ def test_mistakes_are_answered(model, prompts, tmp_path, capsys):
     assert "reason/latentmas:temperature=..." in told
     assert "Unknown setting 'rho'; reason/latentmas has topology" in said(*given, *two, "reason/latentmas:rho=1")
     assert "Choose it with --method" in said(*given, *two, "plain:temperature=1")
+    assert "'hierarchical' is no setting" in said(*given, "hierarchical")
+    assert "Or type 'chains' or 'countdown'" in said(prompts, "--backbone", tmp_path / "nothing")
     assert "--backbone" in said(prompts)
     path = tmp_path / "open.jsonl"
     path.write_text('{"prompt": "1 + 0 =", "answer": "1"}\n' + '{"prompt": "1 + 1 ="}\n' * 3)

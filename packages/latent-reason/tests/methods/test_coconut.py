@@ -512,6 +512,17 @@ def test_arms_are_trained_by_their_own_plan(tmp_path, monkeypatch, arm, fits):
     assert made == fits
 
 
+def test_problems_that_are_too_long_are_named_before_anything_is_trained(tmp_path, monkeypatch):
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=SIZE - 3, n_embd=16, n_layer=1, n_head=2, n_positions=14))
+    path = Backbone(model, word_tokenizer(WORDS[:-3]), "short").save(tmp_path / "short")
+    monkeypatch.setattr(ArmContext, "fit", lambda *given, **named: pytest.fail("it was trained"))
+    context = ArmContext(tmp_path / "arm", tmp_path / "shared", "reason/coconut", seed=10)
+    config = replace(TINY, backbone=str(path), tokens=2)
+    with pytest.raises(ConfigError, match=r"of 40 problems to train on take more than the 14 positions of"):
+        module.run_arm("coconut", config, context)
+    context.close()
+
+
 def test_short_and_long_problems_are_told_apart(tmp_path, monkeypatch, small):
     config = replace(TINY, tests=40)
     test = module._problems(config, 10)[1]

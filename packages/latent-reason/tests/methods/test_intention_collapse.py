@@ -421,6 +421,15 @@ def known(tmp_path):
     context.close()
 
 
+def test_a_model_that_is_never_right_is_named(tmp_path, backbone):
+    path = backbone.save(tmp_path / "random")
+    context = ArmContext(tmp_path / "arm", tmp_path / "shared", "reason/intention-collapse", seed=0)
+    config = replace(module.PRESETS["smoke"], backbone=str(path), count=40, many=20, few=10)
+    with pytest.raises(ConfigError, match=r"answers none of 40 questions rightly[\s\S]*another model"):
+        module.run_arm("intention", config, context)
+    context.close()
+
+
 def test_states_after_the_answer_are_read_behind_its_text(known):
     solver, done, context = known
     module._states("after", solver, done, context)

@@ -297,6 +297,21 @@ def test_a_row_pays_for_its_own_tokens_beside_longer_beginnings(any_backbone):
         assert alone.cost == together[row].cost
 
 
+def test_a_beginning_that_was_drawn_is_written_and_read_again(backbone):
+    """All inputs of the model are counted: each pass is watched."""
+    solver = LatentSeek(replace(STRICT, search="resample", temperature=2.0), backbone, reward=constant())
+    fed = []
+    hook = backbone.model.get_decoder().register_forward_pre_hook(
+        lambda module, args, given: fed.append(given["position_ids"].numel()), with_kwargs=True
+    )
+    (trace,) = solver.answer(PROMPTS[:1], budget=BUDGET, generator=[generator(2, "answers")])
+    hook.remove()
+    assert all(len(text.split()) > 2 for text in trace.samples), "a text that ends as it begins is not read again"
+    # Nobody reads the last token of a text, nor the last of a beginning while it is drawn.
+    rounds = len(trace.signals["rewards"])
+    assert sum(fed) == trace.cost.inputs - rounds - (rounds - 1)
+
+
 def test_texts_keep_to_the_budget(backbone):
     for tokens in (1, 2, 5):
         traces = planned(backbone, [[[5, 6, 7]] * 4]).answer(PROMPTS, budget=Budget(tokens=tokens))

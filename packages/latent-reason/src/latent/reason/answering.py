@@ -3,14 +3,16 @@
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
+from torch import Tensor, nn
 
+from latent.core.activations.decode.language import traits
 from latent.core.activations.directions import digest
 from latent.core.config import to_mapping
 from latent.core.errors import ConfigError, DeviceError, FormatError, Interrupted, PositionsError
@@ -34,8 +36,9 @@ class Answering:
 
     Attributes:
         budget: What each may cost.
-        seed: Each prompt draws from a stream of its own, by its place: in float32 answers depend on neither batches nor
-            restarts. In bfloat16 a sum of another order can turn a token that is nearly as likely as another.
+        seed: Each prompt draws from a stream of its own, by its place: answers depend on batches and restarts by
+            rounding alone. A sum of another order can turn a token that is nearly as likely as another: in float32 one
+            in a hundred thousand or so, in bfloat16 more.
         batch: Prompts at a time; halved when memory does not suffice.
         states: Folder for the vectors of silent steps, a file for each prompt; None to keep none.
         dtype: What the model was brought to, if it is not computed with as it is stored: the fingerprint of its weights
@@ -91,15 +94,27 @@ def answer_all(
         _grade_anew(path, _key(known), traces, problems)
         left = [index for index in range(len(prompts)) if index not in traces]
         size, alone, began, tokens = settings.batch, 0, time.perf_counter(), 0
+        made_for = _positions(reasoner.backbone)
+
+        def tell(made: int = 0) -> None:
+            shown.update(name, len(prompts) - len(left), len(prompts), _rate(tokens + made, began))
+
         while left:
-            shown.update(name, len(prompts) - len(left), len(prompts), _rate(tokens, began))
+            tell()
             if stop is not None and stop.requested:
                 raise Interrupted(
                     f"Stopped with {len(traces)} of {len(prompts)} prompts answered, in {path}.",
                     hint="Type the same command again to go on.",
                 )
             rows = left[: 1 if alone else size]
-            done = _answered(reasoner, prompts, rows, settings)
+            with _Watch(reasoner.backbone.model, tell) as watch:
+                done = _answered(reasoner, prompts, rows, settings)
+            if made_for is not None and watch.furthest >= made_for:
+                shown.message(
+                    f"{name}: positions go up to {watch.furthest + 1}, and {reasoner.backbone.name} was made for "
+                    f"{made_for}: what it writes beyond them may be nonsense."
+                )
+                made_for = None  # once is enough
             alone = max(0, alone - 1)
             if isinstance(done, _TooLong) and len(rows) > 1:
                 alone = len(rows)  # one of these
@@ -118,7 +133,7 @@ def answer_all(
                 traces |= {row: replace(trace, states=None) for row, trace in zip(rows, done, strict=True)}
                 tokens += sum(trace.cost.decoded_tokens + trace.cost.latent_steps for trace in done)
             left = left[len(rows) :]
-        shown.update(name, len(prompts), len(prompts), _rate(tokens, began))
+        tell()
     return [traces.get(index) for index in range(len(prompts))]
 
 
@@ -161,9 +176,55 @@ def _answered(
     return None
 
 
+def _positions(backbone: Backbone) -> int | None:
+    """Return how many positions a model was made for; with rotary ones it goes beyond them without an error."""
+    known: int | None = getattr(backbone.model.config, "max_position_embeddings", None)
+    return known
+
+
+class _Watch:
+    """A context that looks at each pass of a model.
+
+    Args:
+        model: The language model.
+        tell: Is told each second how many tokens were written and silent steps made so far.
+
+    Attributes:
+        furthest: Last position that was read; -1 when none is known.
+    """
+
+    def __init__(self, model: nn.Module, tell: Callable[[int], None]) -> None:
+        self.furthest = -1
+        self._tell, self._told, self._made = tell, time.perf_counter(), 0
+        self._decoder: Any = traits(model).decoder()
+        self._positions: list[Tensor] = []
+
+    def __enter__(self) -> "_Watch":
+        self._hook = self._decoder.register_forward_pre_hook(self._see, with_kwargs=True)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._hook.remove()
+        if self._positions:
+            self.furthest = int(torch.stack(self._positions).max())
+
+    def _see(self, module: Any, args: Any, given: Mapping[str, Any]) -> None:
+        positions = given.get("position_ids")
+        if positions is None:
+            return
+        # They stay on the device, which to look at in each pass would be to wait for.
+        self._positions.append(positions.max())
+        if positions.shape[-1] == 1:
+            self._made += positions.numel()
+        if time.perf_counter() - self._told > 1:
+            self._told = time.perf_counter()
+            self._positions = [torch.stack(self._positions).max()]
+            self._tell(self._made)
+
+
 def _check_prompts(backbone: Backbone, problems: Problems, tokens: int) -> None:
     """Raise a `ConfigError` for the first prompt that the model cannot read; late in a long file it would be late."""
-    limit = getattr(backbone.model.config, "max_position_embeddings", None)
+    limit = _positions(backbone)
     nothing = {backbone.tokenizer.unk_token_id, backbone.tokenizer.pad_token_id} - {backbone.tokenizer.eos_token_id}
     every = backbone.tokenizer([problem.question for problem in problems.items])["input_ids"]
     for index, ids in enumerate(every):
@@ -182,12 +243,13 @@ def _check_prompts(backbone: Backbone, problems: Problems, tokens: int) -> None:
 
 
 def _known(name: str, reasoner: Reasoner, settings: Answering) -> dict[str, Any]:
-    """Return what answers depend on."""
+    """Return what answers depend on, and by what name the model goes."""
     known = {
         "method": name,
         "config": to_mapping(reasoner.config),
         "parts": dict(reasoner.parts),
         "model": reasoner.backbone.fingerprint,
+        "name": reasoner.backbone.name,
         "budget": vars(settings.budget),
         "seed": settings.seed,
         "states": settings.states is not None,
@@ -196,7 +258,7 @@ def _known(name: str, reasoner: Reasoner, settings: Answering) -> dict[str, Any]
 
 
 def _key(known: Mapping[str, Any]) -> str:
-    return digest(json.dumps(known, sort_keys=True, default=str))
+    return digest(json.dumps({**known, "name": ""}, sort_keys=True, default=str))
 
 
 def _settings_file(path: Path) -> Path:
@@ -241,11 +303,16 @@ def _read(path: Path, known: Mapping[str, Any], prompts: Sequence[str], told: Pr
 def _differences(path: Path, known: Mapping[str, Any]) -> str:
     """Return in which settings the answers of a file differ, as far as the file beside it tells."""
     try:
-        before = _flat(json.loads(_settings_file(path).read_text(encoding="utf-8")))
+        written = json.loads(_settings_file(path).read_text(encoding="utf-8"))
+        before, names = _flat(written), {written["model"]: written["name"]}
     except (OSError, ValueError, TypeError, KeyError):
-        before = {}
+        before, names = {}, {}
     now = _flat(json.loads(json.dumps(known, default=str)))
     changed = [key for key in now if key in before and before[key] != now[key]]
+    # Two models may go by one name.
+    names |= {known["model"]: known["name"]}
+    for flat in (before, now) if "the model" in changed else ():
+        flat["the model"] = f"{names[flat['the model']]} ({flat['the model'][:12]})"
     told = ", ".join(f"{key} was {_named(before[key])} and is {_named(now[key])}" for key in changed)
     return f"other settings: {told}" if told else "another model or other settings"
 
@@ -299,7 +366,7 @@ def _facts(problems: Problems | None, row: int, trace: Trace) -> dict[str, Any]:
 
 def _keep_states(folder: Path | None, rows: Sequence[int], traces: Sequence[Trace]) -> None:
     """Write the vectors of each prompt, before its line: a prompt that has a line has its vectors."""
-    if folder is None:
+    if folder is None or all(trace.states is None for trace in traces):
         return
     folder.mkdir(parents=True, exist_ok=True)
     for row, trace in zip(rows, traces, strict=True):

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from latent.core.data import cache_folder
-from latent.core.errors import ConfigError
+from latent.core.errors import ConfigError, HubError
 from latent.core.language import Backbone, load_backbone
 from latent.core.run.context import ArmContext
 from latent.core.run.progress import Progress, SilentProgress
@@ -31,7 +31,11 @@ def load(name: str | Path, *, device: torch.device | str = "cpu", progress: Prog
         progress: Where training is shown.
     """
     if str(name) not in TRAINED or Path(name).is_dir():
-        return load_backbone(name, device=device)
+        try:
+            return load_backbone(name, device=device)
+        except (ConfigError, HubError) as error:
+            trained = " or ".join(map(repr, TRAINED))
+            raise type(error)(error.message, hint=f"{error.hint} Or type {trained}: small models.") from None
     folder = cache_folder() / "training" / str(name)
     context = ArmContext(
         folder=folder,

@@ -45,7 +45,7 @@ __all__ = ["reason"]
     type=click.Choice(["stored", "float32"]),
     default="stored",
     show_default=True,
-    help="What to compute in; in float32 answers do not depend on --batch, at more memory for a model in bfloat16.",
+    help="What to compute in; in float32 --batch changes rounding alone, at more memory for a model in bfloat16.",
 )
 @click.option("--states", is_flag=True, help="Also write the vectors of silent steps, a file for each prompt.")
 def reason(prompts: str, overrides: tuple[str, ...], out: Path | None, **options: Any) -> None:
@@ -53,8 +53,8 @@ def reason(prompts: str, overrides: tuple[str, ...], out: Path | None, **options
 
     Each line of the file has a prompt (or question), and may have an answer. Answers are written as they are found;
     the same command goes on where it was stopped. KEY=VALUE changes a setting of the methods that have it, and
-    METHOD:KEY=VALUE of one of them: temperature=0.5, reason/latentmas:feedback=raw. The keys are those that latent
-    info ID shows as method.KEY, without the group; a wrong one is answered with all that there are.
+    METHOD:KEY=VALUE of one of them: temperature=0.5, reason/latentmas:feedback=raw. latent info ID lists them as
+    settings of the method by itself; a wrong one is answered with all that there are.
     """
     import contextlib
     import shlex

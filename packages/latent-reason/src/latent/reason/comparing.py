@@ -147,7 +147,7 @@ def compare(
     }
     for name, reasoner in reasoners.items():  # all of them, before the first of many prompts is answered
         reasoner.check(budget)
-        for remark in (*remarks[name], *_without_effect(reasoner, budget), reasoner.remark):
+        for remark in (*remarks[name], *_without_effect(reasoner, budget, states=states), reasoner.remark):
             if remark:
                 shown.message(f"{name}: {remark}")
     traces, paths = {}, []
@@ -237,6 +237,11 @@ def _aimed(words: Sequence[str], names: Sequence[str]) -> tuple[dict[str, Any], 
     parted: dict[str, list[str]] = {"": [], **{name: [] for name in names}}
     for word in words:
         key, equals, value = word.partition("=")
+        if not equals:
+            raise ConfigError(
+                f"{word!r} is no setting; one file or data set of prompts is answered at a time.",
+                hint="Write KEY=VALUE, such as temperature=0.5, or METHOD:KEY=VALUE for one method.",
+            )
         name, _, own = key.removeprefix("--").rpartition(":")
         if name not in parted:
             raise UnknownName.of("method before ':'", name, names, where="Choose it with --method.")
@@ -257,14 +262,16 @@ def _unknown(key: str, value: Any, known: Mapping[str, Sequence[str]]) -> Unknow
     return UnknownKey(f"Unknown setting {key!r}; {listed}.", hint=hint)
 
 
-def _without_effect(reasoner: Reasoner, budget: Budget) -> list[str]:
-    """Return a sentence for each part of a budget that was given and does not count."""
+def _without_effect(reasoner: Reasoner, budget: Budget, *, states: bool) -> list[str]:
+    """Return a sentence for each part of a budget that was given and does not count, and for states of no steps."""
     parts = {"latent_steps": budget.latent_steps, "samples": budget.samples}
-    return [
+    said = [
         f"--{part.replace('_', '-')} {value} is without effect, as it is set."
         for part, value in parts.items()
         if value is not None and part not in reasoner.heeds
     ]
+    silent = "latent_steps" in reasoner.heeds
+    return said if silent or not states else [*said, "it makes no silent steps, so that --states writes nothing."]
 
 
 def make(

@@ -86,7 +86,7 @@ class RandomSearchConfig(Drawing):
     instruction: str = setting(STEP_BY_STEP, "What is asked for below the prompt; nothing if empty.")
     temperature: float = setting(1.0, "Of the sampling.")
     top_p: float = setting(1.0, "Share of the probability that is drawn from.")
-    samples: int = setting(8, "Most texts for each prompt.")
+    samples: int = setting(11, "Most texts for each prompt; as many answers as `reason/latentseek` tries at most.")
     threshold: float = setting(-0.2, "A text whose reward is above this is accepted, and the search ends.")
     judge_tokens: int = setting(512, "Most tokens of each verdict, where the model judges itself.")
 

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from latent.core.activations.decode import prefill
+from latent.core.activations.decode.language import traits
 from latent.core.config import setting
 from latent.core.errors import ConfigError
 from latent.core.files import write_json
@@ -36,6 +37,7 @@ from latent.reason.methods.coconut import (
     CoconutLearner,
     CoconutTraining,
     Curriculum,
+    Example,
     Kind,
     examples_of,
     feedback_of,
@@ -192,11 +194,13 @@ def run_arm(arm: str, config: Experiment, context: ArmContext) -> ArmResult:
     train, test = _problems(config, context.seed)
     backbone = _fresh(config, context)
     method = _method(plan.kind, config)
+    examples = examples_of(backbone, train.items, method)
+    _check_lengths(backbone, examples, test, method, config)
     if plan.curriculum:
         _begin_with_steps(backbone, train, config, context)
     stages = (0,) if plan.written else config.stages if plan.curriculum else config.stages[-1:]
     source = Curriculum(
-        examples=examples_of(backbone, train.items, method),
+        examples=examples,
         stages=stages,
         updates=config.updates,
         most=config.most,
@@ -252,6 +256,33 @@ def _fresh(config: Experiment, context: ArmContext) -> Backbone:
 def _method(kind: Kind, config: Experiment) -> CoconutConfig:
     around = {} if config.markers else {"start": "", "end": ""}
     return CoconutConfig(latents=config.per_step * config.most, thought=kind, **around)
+
+
+def _check_lengths(
+    backbone: Backbone, examples: Sequence[Example], test: Problems, method: CoconutConfig, config: Experiment
+) -> None:
+    """Raise a `ConfigError` when the model has too few positions for a problem: in training it would be late."""
+    limit = traits(backbone.model).limit
+    if limit is None:
+        return
+    asked = examples_of(backbone, test.items, method)
+    taken = {
+        "to train on": [len(each.question + each.end + each.answer) + _between(each, config) for each in examples],
+        "to test with": [len(each.question + each.end) + method.latents + config.tokens for each in asked],
+    }
+    for what, inputs in taken.items():
+        if max(inputs) > limit:
+            raise ConfigError(
+                f"{sum(each > limit for each in inputs)} of {len(inputs)} problems {what} take more than the {limit} "
+                f"positions of {backbone.name}: number {inputs.index(max(inputs)) + 1} takes {max(inputs)}.",
+                hint="Leave long ones out (problems=FILE.jsonl), lower tokens=..., or take another model.",
+            )
+
+
+def _between(example: Example, config: Experiment) -> int:
+    """Return how many latents and tokens of steps stand between question and answer, in the longest stage."""
+    stages = range(config.most + 1)
+    return max(config.per_step * stage + sum(map(len, example.steps[stage:])) for stage in stages)
 
 
 def _begin_with_steps(backbone: Backbone, train: Problems, config: Experiment, context: ArmContext) -> None:

@@ -251,6 +251,12 @@ def run_arm(arm: str, config: Experiment, context: ArmContext) -> ArmResult:
     )  # fmt: skip
     solver = IntentionCollapse(config.method, backbone)
     done = _Answered.by(solver, _problems(config, context, mixed=arm.startswith("mixed")), config, context)
+    if len(set(done.steps.tolist())) == 1:
+        raise ConfigError(
+            f"{backbone.name} answers {'all' if done.steps[0] else 'none'} of {len(done.steps)} questions rightly: "
+            "there is nothing to tell apart.",
+            hint="Take other problems or another model, or more tokens=... for its answers.",
+        )
     intention = _states(arm, solver, done, context)
     found = _recov(solver, intention, done.steps, context)
     measures = {**_of_probe(found), "success": _share(done.steps), "accuracy": _share(done.right)}

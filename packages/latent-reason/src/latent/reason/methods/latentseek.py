@@ -258,6 +258,8 @@ class LatentSeek(Rewarded):
         for some in _together(memory, {row: len(answers[row]) for row in open_ended}, budget.tokens):
             rollout = self._continue(memory.select(some), [answers[row] for row in some], budget.tokens)
             for row, ids, cost in zip(some, rollout.sequences, Cost.of(rollout.ledger), strict=True):
+                if self.config.search == "resample":  # its beginning was written token by token, and is read again
+                    runs[row].cost += Cost(prefill_tokens=len(answers[row]))
                 # Rows with longer beginnings are cut: what they wrote beyond belongs to rows with shorter ones.
                 left = budget.tokens - len(answers[row])
                 answers[row] = [*answers[row], *ids[:left]]
