@@ -41,6 +41,13 @@ def test_lines_are_read_packed_or_not_and_strictly(tmp_path):
         read_text(plain)
 
 
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz"])
+def test_a_mark_at_the_beginning_is_no_text(tmp_path, name):
+    path, content = tmp_path / name, '{"a": 1}\n'.encode("utf-8-sig")
+    path.write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    assert list(read_json_lines(path)) == [{"a": 1}]
+
+
 def test_the_cache_is_where_the_user_wants_it(monkeypatch):
     monkeypatch.setenv("LATENT_CACHE", "/one")
     monkeypatch.setenv("XDG_CACHE_HOME", "/two")

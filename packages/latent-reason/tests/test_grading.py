@@ -114,6 +114,24 @@ READ = [
     ("The answer is option (C).", "C"),
     ("The answer is (B) Paris", "B"),
     ("answer: A) 5", "A"),
+    ("Answer:5", "5"),
+    ("Total: 5", "5"),
+    ("Total:5", "5"),
+    ("Day 3: 5", "5"),
+    ("**Total** 5", "5"),
+    ("so it is **5**", "5"),
+    ("so it is\n- 5", "-5"),
+    ("3 + 4 => 7", "7"),
+    ("3 + 4 -> 7", "7"),
+    ("He earns $15/hour", "15"),
+    ("<answer>42</answer>", "42"),
+    ("3*4 = <<3*4=12>>12", "12"),
+    ("$20 - $15 = $5", "5"),
+    ("it grew to \\textbf{5}", "5"),
+    ("so it is 2^5", "32"),
+    ("The answer is {1, 3, 5}.", "5, 3, 1"),
+    ("The answer is ¥5000.", "5000"),
+    ("The answer is $64 for 16 glasses at the shop.", "64"),
 ]
 MISREAD = [  # what is not said, though its number is there
     ("The answer is 5 million", "5"),
@@ -153,8 +171,19 @@ MISREAD = [  # what is not said, though its number is there
     ("The answer is 5 ± 0.1", "5"),
     ("The answer is (A) or (B)", "A"),
     ("The answer is b = 5", "B"),
+    ("The answer is 15 for A and 20 for B", "15"),
+    ("The answer is $15$ for A, $20$ for B", "15"),
+    ("The answer is 5 theta.", "5"),
 ]
 NOTHING = ["", "no number here", "\\boxed{", "x + y", "The answer is not 7."]
+PARTS = [  # whose last number is a part of something
+    "the side is \\sqrt{2}", "the side is \\sqrt 2", "the side is $\\sqrt[3]{2}$", "it is 3√2", "it is √2",
+    "it is 2\\pi", "it is 2 \\pi", "it is $2\\pi$.", "it is 2π", "it is 2 π", "it is 10!", "it is 10²",
+    "it is 3:4", "it is 3 : 4", "so at 12:30", "so at 12:30 pm", "thus x > 5", "thus x>5", "thus $x \\ge 5$",
+    "thus x ≤ 5", "thus x <= 5", "thus x >= 5", "thus 5 < x", "thus 5 \\leq x", "it is \\frac{\\sqrt{3}}{2}",
+    "it is 5 - 3", "it is 5-3", "it is x + 3", "it is 3 x 4", "it is 3 * 4", "it is π/2", "it is 2^{-5}",
+    "it is 2^-5", "it is 2^{10}", "it is 5 ± 2", "it is 2**5", "Part 2:",
+]  # fmt: skip
 SAME = [
     ("5", "5.0"),
     ("5.", "5"),
@@ -244,6 +273,19 @@ SAME = [
     ("f(x) = 2x", "y = 2x"),
     ("11,\\! 111,\\! 100", "11111100"),
     ("7 a.m.", "7"),
+    ("€5", "5"),
+    ("£5", "5"),
+    ("¥5000", "5000"),
+    ("5 €", "€5.00"),
+    ("€5", "5 euros"),
+    ("£5", "5 pounds"),
+    ("10^{2}", "100"),
+    ("\\frac{-\\sqrt{3}}{2}", "-\\frac{\\sqrt{3}}{2}"),
+    ("(\\frac{-\\sqrt{3}}{2}, 1)", "(-\\frac{\\sqrt{3}}{2}, 1)"),
+    ("x = \\frac{-a}{b}", "-\\frac{a}{b}"),
+    ("\\frac{-3}{-4}", "3/4"),
+    ("{1, 3, 5}", "1, 3, 5"),
+    ("{1, 2}", "\\{2, 1\\}"),
 ]
 OTHER = [
     ("5", "6"),
@@ -308,6 +350,20 @@ OTHER = [
     ("A + 5", "A"),
     ("(a)(b)", "a"),
     ("A) 5", "B) 5"),
+    ("€5", "$5"),
+    ("£5", "\\$5"),
+    ("€5", "5 dollars"),
+    ("5 yen", "$5"),
+    ("5 theta", "5"),
+    ("2 lambda", "2"),
+    ("2^{1}0", "2^{10}"),
+    ("x_{1}2", "x_{12}"),
+    ("\\frac{-a+b}{2}", "-\\frac{a+b}{2}"),
+    ("\\frac{-\\sqrt{3}}{2}", "\\frac{\\sqrt{3}}{2}"),
+    ("\\frac{-2}{3}^2", "-\\frac{2}{3}^2"),
+    ("{1, 3, 5}", "1, 3"),
+    ("{1, 2}", "(1, 2)"),
+    ("{1}, {2}", "1}, {2"),
 ]
 
 
@@ -325,6 +381,11 @@ def test_a_number_is_no_answer_that_says_more(text, answer):
 def test_a_text_without_an_answer_has_none(text):
     assert final_answer(text) == ""
     assert not same_answer(final_answer(text), "5")
+
+
+@pytest.mark.parametrize("text", PARTS)
+def test_a_number_that_is_a_part_of_something_is_none(text):
+    assert final_answer(text) == ""
 
 
 @pytest.mark.parametrize(("one", "other"), SAME, ids=range(len(SAME)))

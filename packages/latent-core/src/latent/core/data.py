@@ -32,16 +32,16 @@ def data_file(name: str) -> Path:
 
 
 def read_text(path: Path) -> str:
-    """Return the text of a file, unpacked when its name ends in `.gz`.
+    """Return the text of a file, unpacked when its name ends in `.gz`, without the mark that some editors begin with.
 
     Raises:
         FormatError: The file cannot be read.
     """
     try:
         if path.suffix == ".gz":
-            with gzip.open(path, "rt", encoding="utf-8") as file:
+            with gzip.open(path, "rt", encoding="utf-8-sig") as file:
                 return file.read()
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except (OSError, EOFError, UnicodeDecodeError) as error:
         raise FormatError(f"Cannot read {path}: {error}", hint="Copy it again.") from None
 

@@ -41,6 +41,17 @@ _ADDED = re.compile(  # what is said about an answer after it
 )
 # "more than 5" is not 5, and 5 alone would be the answer of "5 a.m." and of "5 p.m."
 _MORE = re.compile(r"\b(?:than|over|above|under)\s+\S*\d|\d\s*[ap]\.?m\b", re.IGNORECASE)
+_NEAR = 40  # letters before a number that are looked at
+_COMPARED = r"[<≤≥]=?|(?<![-=>])>(?!>)=?|\\(?:[lg]eq?|[lg]t)(?![a-z])"
+_PART_BEFORE = re.compile(  # what makes the number after it a part of something
+    r"(?:√|\\sqrt\s*(?:\[\w+\])?|(?<!text)(?<!bf)(?<!rm)\{|\d\s+:"
+    rf"|{_COMPARED}"
+    r"|(?:(?<![a-zA-Z])[a-zA-Z]|[\d)}\]%π²³])[ \t]*(?:(?<!\*)\*|[-−–+/×·÷±^]|\\(?:times|cdot|div|pm)|(?<=\d)[ \t]*x)"
+    r"|(?<=\d):(?!\s)|(?<=\w)(?:[-−–+/^]|\*\*)(?!\s))[ \t]*[-−–+]?[ \t]*\$?$"
+)
+_PART_AFTER = re.compile(  # what makes the number before it one
+    rf"\s*(?:π|\\pi(?![a-z])|√|\\sqrt|{_COMPARED})|[²³!:]|\^(?!\{{?(?:\\circ|\w))"
+)
 _ASIDE = re.compile(r"\s+for\s|(?<=[a-z])\s+(?:in|per|after|on|with|at|every|each|during|if|when)\s")
 
 
@@ -66,12 +77,21 @@ def final_answer(text: str) -> str:
             return said
     if marked:
         return _said(marked[-1][1])
+    return _last_number(re.sub(r"</?[a-zA-Z]\w*>", " ", text))
+
+
+def _last_number(text: str) -> str:
+    r"""Return the last number of a text; empty where it is a part of something: of `12:30`, `x > 5` or `3\sqrt{2}`."""
     found = [*NUMBER.finditer(text)]
     if not found:
         return ""
-    # Of "2k", "52_8" and "12:30" the number alone would be another answer.
-    rest = re.match(r"(?:[_^:][\w{}]+|[a-zA-Z]+)?", text[found[-1].end() :])
-    return _plain(found[-1][0] + (rest[0] if rest else ""))
+    unsigned = re.sub(r"^[-−–+]?\s?\$?", "", found[-1][0])
+    before, rest = text[: found[-1].end() - len(unsigned)], text[found[-1].end() :]
+    if _PART_BEFORE.search(before[-_NEAR:]) or _PART_AFTER.match(rest):
+        return ""
+    # Of "2k" and "52_8" the number alone would be another answer.
+    more = re.match(r"(?:[_^][\w{}]+|[a-zA-Z]+)?", rest)
+    return _plain(found[-1][0] + (more[0] if more else ""))
 
 
 def _said(rest: str) -> str:
@@ -107,7 +127,9 @@ def _amount(line: str) -> str:
     if not first or not is_prose(line[: first.start()]) or _MORE.search(line):
         return line
     rest = line[first.end() :]
-    unit = _ASIDE.split(rest)[0]  # "64 dollars for 16 glasses"
+    unit, *asides = _ASIDE.split(rest)  # "64 dollars for 16 glasses"
+    if any(re.search(r"(?:,|\b(?:and|or|but|while))\s+\$?\d", aside) for aside in asides[:-1]):
+        return line  # "15 for A and 20 for B"
     plain = re.fullmatch(r"\s*(?:\\?%|°|\^\{?\\circ\}?)?\s*", unit)
     return _plain(first[0]) if plain or is_unit(unit) or is_unit(rest.replace("$", "")) else line
 

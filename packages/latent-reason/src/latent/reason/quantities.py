@@ -31,7 +31,8 @@ _WORTH = frozenset(_SCALES) | _set(
     dozen dozens half halves third thirds fourth fourths fifth fifths sixth sixths seventh sevenths eighth eighths
     ninth ninths tenth tenths quarter quarters hundreds thousands millions billions trillions hundredth hundredths
     thousandth thousandths millionth millionths billionth billionths not no never minus plus negative least most below
-    or nor neither twice double triple january february march april may june july august september october november
+    or nor neither twice double triple alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho
+    sigma tau upsilon phi chi psi omega january february march april may june july august september october november
     december"""
 )
 _COUNTS = _set(
@@ -48,7 +49,8 @@ _SHORT = _set(
 _MEASURES = {  # units that are told apart from each other; others are not
     word: words.split()[0]
     for words in (
-        "dollar dollars usd bucks", "cent cents", "am a.m", "pm p.m", "percent",
+        "dollar dollars usd bucks", "euro euros eur", "yen jpy", "rupee rupees inr", "cent cents",
+        "am a.m", "pm p.m", "percent",
         "second seconds sec secs s", "minute minutes min mins", "hour hours hr hrs h", "day days", "week weeks",
         "month months", "year years yr yrs", "millimeter millimeters millimetres mm",
         "centimeter centimeters centimetres cm", "meter meters metre metres m", "kilometer kilometers kilometres km",
@@ -57,6 +59,7 @@ _MEASURES = {  # units that are told apart from each other; others are not
     )
     for word in words.split()
 }  # fmt: skip
+_MONEY = {"$": "dollar", "€": "euro", "£": "pound", "¥": "yen", "₹": "rupee"}
 _POWER = r"(?:\s*\^\{?[23]\}?|[²³]|(?<=[a-zA-Z])\s+(?:squared|cubed)\b)"
 
 
@@ -174,13 +177,13 @@ def reading(text: str) -> Reading:
     plain = bare(text)
     math = MATH.fullmatch(plain)
     plain = held(math) if math else plain
-    money = "$" in plain
+    money = next((unit for sign, unit in _MONEY.items() if sign in plain), "")
     plain = spelled(plain)
     for old, new in _REPLACED:
         plain = old.sub(new, plain)
     name, body = _named(plain)
     body, unit = _measured(_fractions(body))
-    return Reading(name, _compact(body), unit or ("dollar" if money else ""))
+    return Reading(name, _compact(body), unit or money)
 
 
 MATH = re.compile(r"\$\$(.+?)\$\$|\$([^$]+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
@@ -201,12 +204,12 @@ _REPLACED = tuple(
         (r"\\(?:text|mathrm|textbf|mathbf|mbox|operatorname)\s*\{", r"\\text{"),
         (r"\\text\{\s*(and|or)\s*\}", r" \1 "),
         (_LISTED.pattern, ", "),
-        (r"\\?\$|€|£|\\?%|\^\{?\\circ\}?|°|\\degree(?![a-z])", ""),
+        (r"\\?\$|[€£¥₹]|\\?%|\^\{?\\circ\}?|°|\\degree(?![a-z])", ""),
         (r"\\cdot(?![a-z])|\\times(?![a-z])|×|·|(?<=\d)\s*x\s*(?=10\^)", "*"),
         (r"\s*\*\s*", "*"),
         (r"\\[dtc]frac", r"\\frac"),
         (r"\\sqrt\s*(\w)", r"\\sqrt{\1}"),
-        (r"([_^])\{(\d+|\w)\}", r"\1\2"),
+        (r"([_^])\{(\d+|\w)\}(?!\s*\d)", r"\1\2"),
         (r"^\s*([-+])\s+", r"\1"),
         (r"\s*/\s*", "/"),
     )
@@ -266,6 +269,11 @@ def _fractions(text: str) -> str:
     text = re.sub(r"\\frac\s*(\d)\s*\{", r"\\frac{\1}{", text)
     text = re.sub(r"(\\frac\s*\{[^{}]*\})\s*(\w)", r"\1{\2}", text)
     held = r"\s*\{((?:[^{}]|\{[^{}]*\})*)\}"
+    text = re.sub(
+        rf"((?:^|[(\[,=])\s*)\\frac\s*\{{\s*-((?:[^-+{{}}]|\{{[^-+{{}}]*\}})+)\}}{held}(?!\s*\^)",
+        r"\1-\\frac{\2}{\3}",
+        text,
+    )
     before = ""
     while before != text:
         before, text = text, re.sub(rf"\\frac{held}{held}", r"(\1)/(\2)", text)
@@ -294,6 +302,8 @@ def parts(text: str) -> tuple[str, list[str]] | None:
         kind, text, depths = text[0] + text[-1], text[1:-1], [depth - 1 for depth in depths[1:-1]]
     elif text.startswith(r"\{") and text.endswith(r"\}"):
         text, depths = text[2:-2], [depth - 1 for depth in depths[2:-2]]
+    elif text.startswith("{") and text.endswith("}") and 0 not in depths[:-1]:
+        text, depths = text[1:-1], [depth - 1 for depth in depths[1:-1]]
     commas = [place for place, depth in enumerate(depths) if depth == 0 and text[place] == ","]
     found = [text[one + 1 : other] for one, other in pairwise([-1, *commas, len(text)])]
     return (kind, found) if commas and all(found) else None

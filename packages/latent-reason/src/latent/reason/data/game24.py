@@ -11,6 +11,7 @@ from latent.core.data import data_file, read_text
 from latent.core.errors import FormatError
 from latent.reason.data.problem import Problem, Problems
 from latent.reason.grading import last_boxed
+from latent.reason.quantities import is_prose
 
 __all__ = ["is_solution", "load", "solve"]
 
@@ -96,24 +97,47 @@ def _numbers(problem: Problem) -> str:
 
 
 def _expression(text: str) -> str:
-    """Return what a box, a line `Answer:` or the words "answer is" give, up to an equals sign; else the last line."""
+    """Return the expression that a box, a line `Answer:` or the words "answer is" give; else that of the last line."""
     boxed = last_boxed(text)
     said = re.split(r"answer\s*(?::|is:?)", text, flags=re.IGNORECASE)
-    lines = [line.strip() for line in (said[-1] if boxed is None else boxed).splitlines() if line.strip(" *$`")]
-    line = lines[0 if boxed is not None or len(said) > 1 else -1] if lines else ""
+    shown = said[-1] if boxed is None else boxed
     for written, sign in _SIGNS.items():
-        line = line.replace(written, sign)
-    return line.partition("=")[0].strip(" $`*:").rstrip(".")
+        shown = shown.replace(written, sign)
+    lines = [line for line in shown.splitlines() if line.strip(_AROUND)]
+    return _one_side(lines[0 if boxed is not None or len(said) > 1 else -1]) if lines else ""
 
 
+def _one_side(line: str) -> str:
+    r"""Return the side of an equation that makes 24, as Python writes it: `4 * 6` of `so we get 24 = 4 x 6`."""
+    line = re.sub(r"\(\s*=\s*\d+\s*\)", "", line)  # "(= 24)"
+    sides = [_without_words(side.strip(_AROUND)) for side in line.split("=")]
+    found = sides[1] if sides[0] == str(_GOAL) and sides[1:] else sides[0]
+    found = re.sub(r"(?<=[\d)}])\s*[xX]\s*(?=[\d(\\])", " * ", found)
+    before = ""
+    while before != found:
+        before, found = found, re.sub(r"\\[dt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}", r"((\1) / (\2))", found)
+    return found.rstrip(_AROUND + ".")
+
+
+def _without_words(side: str) -> str:
+    """Return what follows words that change nothing: `4 * 6` of `So we get 4 * 6`, all of `sqrt (4) * 6`."""
+    words = re.match(r"[^\d(\\-]*[a-zA-Z][\s:*$`]+", side)
+    return side[words.end() :] if words and is_prose(re.sub("[:*$`]", " ", words[0])) else side
+
+
+_AROUND = " $`*:\t\u2713\u2714\u2705\u2611\ufe0f"  # marks of Markdown and LaTeX, and check marks
 _SIGNS = {
     "\\times": "*",
     "\\cdot": "*",
     "\\div": "/",
     "\u00d7": "*",
     "\u00f7": "/",
+    "\u2212": "-",
     "\\left": "",
     "\\right": "",
     "\\(": "",
     "\\)": "",
+    "\\[": "",
+    "\\]": "",
+    "\\checkmark": "",
 }

@@ -46,7 +46,8 @@ def load_problems(name: str, *, count: int = 0, seed: int = 0, answers: bool = T
     found = replace(found, items=tuple(replace(each, line=each.line or n) for n, each in enumerate(found.items, 1)))
     if not 0 < count < len(found.items):
         return found
-    drawn = torch.randperm(len(found.items), generator=generator(seed, "problems", name))[:count].tolist()
+    stream = generator(seed, "problems", Path(name).name)  # however the path of a file is written
+    drawn = torch.randperm(len(found.items), generator=stream)[:count].tolist()
     return replace(found, items=tuple(found.items[place] for place in drawn))
 
 
@@ -65,17 +66,19 @@ def _of_lines(path: Path, *, answers: bool) -> Iterator[Problem]:
                 hint='Such as {"question": "What is 1+1?", "answer": "2"}.',
             )
         others = {key: value for key, value in row.items() if key not in (name, "answer")}
-        yield Problem(row[name], str(row.get("answer", "")), line=number, fields=others)
+        answer = row.get("answer")
+        yield Problem(row[name], "" if answer is None else str(answer), line=number, fields=others)
 
 
 def _wrong(row: Mapping[str, Any], name: str, *, needed: bool) -> str:
     """Return what is wrong with the line of a problem whose question is called `name`; empty if nothing is."""
     if name not in row or (needed and "answer" not in row):
         return f"given {', '.join(row) or 'nothing'}"
-    question, answer = row[name], row.get("answer", "")
+    question, answer = row[name], row.get("answer")
     if not isinstance(question, str) or not question:
         return f"its {name} is {json.dumps(question)[:60]}"
-    return f"its answer is {json.dumps(answer)[:60]}" if isinstance(answer, dict | list | None) else ""
+    wrong = isinstance(answer, dict | list) or (needed and answer is None)
+    return f"its answer is {json.dumps(answer)[:60]}" if wrong else ""
 
 
 def _gsm8k(part: str) -> Problems:
@@ -88,27 +91,41 @@ def _gsm8k_problem(row: Mapping[str, Any]) -> Problem:
     return Problem(str(_field(row, "question")), answer.strip(), tuple(solution.strip().splitlines()))
 
 
-def _gsm8k_equations() -> Problems:
-    """Return the test problems with solutions of equations alone (arXiv:2311.01460)."""
-    items = []
-    for question, steps, answer in _parted("gsm8k/equation_steps_test.txt.gz"):
-        items.append(Problem(question, answer, tuple(steps.split())))
-    return _numbers("gsm8k-equations", tuple(items))
-
-
-def _multiplication(digits: int) -> Problems:
-    """Return products of numbers that are written from the last digit on (arXiv:2311.01460)."""
-    rows = _parted(f"multiplication_cot/{digits}_by_{digits}_mult_test_bigbench.txt.gz")
-    items = tuple(Problem(question, answer, (steps,)) for question, steps, answer in rows)
-    return Problems(
-        f"multiplication-{digits}", items, _digits, lambda problem, given: given == "".join(problem.answer.split())
+def _gsm8k_equations(part: str) -> Problems:
+    """Return problems with solutions of equations alone (arXiv:2311.01460); a few have none."""
+    rows = _parted(f"gsm8k/equation_steps_{part}.txt.gz")
+    return _numbers(
+        "gsm8k-equations", tuple(Problem(asked, answer, tuple(steps.split())) for asked, steps, answer in rows)
     )
 
 
-def _digits(text: str) -> str:
-    """Return the digits after the last `####`, else the last digits of a text, without the spaces between them."""
-    said = re.findall(r"\d(?:[ \t]*\d)*", text.rpartition("####")[2])
-    return "".join(said[0 if "####" in text else -1].split()) if said else ""
+def _gsm8k_equations_train() -> Problems:
+    """Return the training problems that are not among the valid ones and have equations, with these alone.
+
+    Those are marked in the solutions; the marks of the test and the valid problems are what their files of equations
+    have. The published file of steps to train on has sentences.
+    """
+    valid = {" ".join(problem.question.split()) for problem in _gsm8k_equations("valid").items}
+    left = [each for each in _gsm8k("train").items if " ".join(each.question.split()) not in valid]
+    items = (replace(each, steps=tuple(re.findall("<<[^<>]*>>", "\n".join(each.steps)))) for each in left)
+    return _numbers("gsm8k-equations", tuple(each for each in items if each.steps))
+
+
+def _multiplication(digits: int, part: str) -> Problems:
+    """Return products of two numbers, with a step for each digit of the second (arXiv:2311.01460).
+
+    A step has a summand and, in brackets, the sum so far.
+    """
+    items = []
+    for question, steps, answer in _parted(f"multiplication_cot/{digits}_by_{digits}_mult_{part}.txt.gz"):
+        summands = re.split(r" (?=\+)", _turned(steps))
+        items.append(Problem(f"What is {_turned(question)}?", _turned(answer), tuple(summands)))
+    return _numbers(f"multiplication-{digits}", tuple(items))
+
+
+def _turned(text: str) -> str:
+    """Write numbers as they are read: `2967 * 6361` for `7 6 9 2 * 1 6 3 6`, which has the last digit first."""
+    return re.sub(r"\d(?: \d)*", lambda digits: str(int(digits[0].replace(" ", "")[::-1])), text)
 
 
 def _parted(name: str) -> Iterator[tuple[str, str, str]]:
@@ -143,12 +160,16 @@ def _steps(row: Mapping[str, Any]) -> list[str]:
 PUBLISHED: Mapping[str, Callable[[], Problems]] = {
     "gsm8k": lambda: _gsm8k("test"),
     "gsm8k-train": lambda: _gsm8k("train"),
-    "gsm8k-equations": _gsm8k_equations,
+    "gsm8k-equations": lambda: _gsm8k_equations("test"),
+    "gsm8k-equations-train": _gsm8k_equations_train,
+    "gsm8k-equations-valid": lambda: _gsm8k_equations("valid"),
     "math500": lambda: _named("math500", "math500/test.jsonl.gz"),
     "aime2024": lambda: _named("aime2024", "aime2024/problems.jsonl.gz"),
     "game24": game24.load,
-    "multiplication-4": lambda: _multiplication(4),
-    "multiplication-5": lambda: _multiplication(5),
+    "multiplication-4": lambda: _multiplication(4, "test_bigbench"),
+    "multiplication-4-valid": lambda: _multiplication(4, "valid"),
+    "multiplication-5": lambda: _multiplication(5, "test_bigbench"),
+    "multiplication-5-valid": lambda: _multiplication(5, "valid"),
     "prosqa": lambda: prosqa.load("test"),
     "prosqa-valid": lambda: prosqa.load("valid"),
 }

@@ -227,7 +227,7 @@ def _problems(config: Experiment, seed: int) -> tuple[Problems, Problems]:
         if not all(each.steps for each in every.items) or len(every) <= config.tests:
             raise ConfigError(
                 f"{config.problems} has {len(every)} problems, or some without steps; {config.tests} are for tests.",
-                hint="A curriculum needs written steps. Take gsm8k-train, or set tests to a smaller number.",
+                hint="A curriculum needs written steps. Take gsm8k-equations-train, or set tests to a smaller number.",
             )
         return replace(every, items=every.items[config.tests :]), replace(every, items=every.items[: config.tests])
     draw = functools.partial(prosqa.symbolic, seed=seed, nodes=config.nodes, hops=config.hops)
