@@ -26,9 +26,9 @@ from latent.reason.data.countdown import WORDS as SEARCH_WORDS
 from latent.reason.data.countdown import CountdownModel, SearchTexts, countdown, search_of, solution
 from latent.reason.experiments import latent_trajectory as module
 from latent.reason.methods.latent_trajectory import LatentTrajectory, LatentTrajectoryConfig
-from latent.reason.selection import Drawn, area, area_within, calibrate, early, interval, sequential
-from latent.reason.trace import Budget
-from latent.reason.trajectory import Path, TrajectoryRecorder, path_over, segment_means, segments_of
+from latent.reason.selection import Drawn, above, area, area_within, calibrate, choose, early, interval, sequential
+from latent.reason.trace import Budget, Trace
+from latent.reason.trajectory import SIGNALS, Path, TrajectoryRecorder, path_over, segment_means, segments_of
 
 WORDS = [*"0123456789", "+", "-", "*", "=", "a", "b", "c", "d"]
 SIZE = 3 + len(WORDS)
@@ -75,10 +75,11 @@ def directly(points, segment):
     count = len(points) // segment
     means = points[: count * segment].view(count, segment, *points.shape[1:]).mean(1)
     updates, drift = means[1:] - means[:-1], means[-1] - means[0]
+    cosines = torch.cosine_similarity(updates, drift.expand_as(updates), dim=-1).mean(0)
     return (
         drift.norm(dim=-1) / (count - 1),
         updates.norm(dim=-1).sum(0),
-        torch.cosine_similarity(updates, drift.expand_as(updates), dim=-1).mean(0),
+        cosines if count > 2 else torch.full_like(cosines, torch.nan),
     )
 
 
@@ -97,6 +98,28 @@ def test_a_loop_goes_nowhere():
     corners = torch.tensor([[0.0, 0], [1, 0], [1, 1], [0, 1], [0, 0]])
     found = walk(corners)
     assert (float(found.net), float(found.cumulative), float(found.aligned)) == (0, 4, 0)
+
+
+def test_the_one_update_of_two_segments_is_no_sign_of_a_straight_path():
+    points = torch.randn(3, 5, generator=torch.Generator().manual_seed(0))
+    assert walk(points[:2]).aligned.isnan().all()
+    assert walk(points[:2]).net.isfinite().all()
+    assert walk(points).aligned.isfinite().all()
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e4])
+def test_what_rounding_leaves_of_an_update_has_no_direction(scale):
+    random = torch.Generator().manual_seed(1)
+    start, end = scale * torch.randn(2, 64, generator=random)
+    still = [end * (1 + 7e-8 * torch.randn(64, generator=random)) for _ in range(3)]
+    assert any(not torch.equal(one, end) for one in still), "nothing was rounded"
+    found = walk([start, end, *still])
+    assert float(found.aligned) == pytest.approx(1 / 4, abs=1e-6), "one update of four goes anywhere"
+    assert float(found.cumulative) == pytest.approx(float((end - start).norm()), rel=1e-5)
+    back = walk([end, start, still[0]])
+    assert (float(back.net), float(back.aligned)) == (0, 0), "a drift of rounding is none"
+    small = walk([end, end * (1 + 1e-5), end * (1 + 2e-5)])
+    assert float(small.aligned) > 0.99, "a small update is one"
 
 
 def test_random_steps_are_aligned_like_the_inverse_root_of_their_number():
@@ -125,10 +148,8 @@ def test_sums_are_what_the_definitions_say_and_segments_are_means():
     for mine, theirs in zip((found.net, found.cumulative, found.aligned), directly(points, 5), strict=True):
         torch.testing.assert_close(mine[0], theirs, atol=1e-5, rtol=1e-5)
     assert found.segments.tolist() == [4]
-    so_far = torch.stack(
-        [torch.stack([directly(points[: 5 * n], 5)[place].mean() for place in (0, 1)]) for n in (2, 3, 4)]
-    )
-    torch.testing.assert_close(found.series[0], so_far, atol=1e-5, rtol=1e-5)
+    so_far = torch.stack([torch.stack([each.mean() for each in directly(points[: 5 * n], 5)]) for n in (2, 3, 4)])
+    torch.testing.assert_close(found.series[0], so_far, atol=1e-5, rtol=1e-5, equal_nan=True)
 
 
 def test_less_than_two_segments_have_no_path():
@@ -156,8 +177,14 @@ def test_rows_have_clocks_of_their_own_and_may_be_chosen():
         for mine, theirs in zip(
             (found.net, found.cumulative, found.aligned), directly(points[row, :length], 2), strict=True
         ):
-            torch.testing.assert_close(mine[row], theirs, atol=1e-5, rtol=1e-5)
-    assert found.series.isnan().sum(1)[:, 0].tolist() == [0, 2, 1]
+            torch.testing.assert_close(mine[row], theirs, atol=1e-5, rtol=1e-5, equal_nan=True)
+    assert found.series.isnan().sum(1).tolist() == [[0, 0, 1], [2, 2, 3], [1, 1, 2]]
+    for row, updates in enumerate((3, 1, 2)):
+        so_far = found.so_far(row)
+        assert [len(so_far[name]) for name in SIGNALS] == [updates] * 3
+        for name in SIGNALS:
+            last = float(found.mean(name)[row])
+            assert so_far[name][-1] == pytest.approx(last, rel=1e-5, nan_ok=True), "the last is that of all"
     path.select(torch.tensor([2, 0]))
     again = path.signals()
     torch.testing.assert_close(again.net, found.net[[2, 0]])
@@ -191,7 +218,7 @@ def test_the_recorder_sees_what_was_written_and_nothing_else(any_backbone):
         assert found.segments[row] == length // 2
         if length >= 4:
             for mine, theirs in zip((found.net, found.cumulative, found.aligned), directly(states, 2), strict=True):
-                torch.testing.assert_close(mine[row], theirs, atol=1e-4, rtol=1e-4)
+                torch.testing.assert_close(mine[row], theirs, atol=1e-4, rtol=1e-4, equal_nan=True)
 
 
 def test_padding_of_what_is_read_in_between_does_not_count(backbone):
@@ -248,7 +275,7 @@ def test_means_of_segments_are_those_of_all_states_at_once(any_backbone):
                 for mine, theirs in zip(
                     (signals.net, signals.cumulative, signals.aligned), directly(points, columns.shape[1]), strict=True
                 ):
-                    torch.testing.assert_close(mine[row], theirs, atol=1e-4, rtol=1e-4)
+                    torch.testing.assert_close(mine[row], theirs, atol=1e-4, rtol=1e-4, equal_nan=True)
             else:
                 assert signals.cumulative[row].isnan().all()
     assert path_over([row[:0] for row in found[0]]).signals().net.isnan().all()
@@ -316,23 +343,77 @@ def test_the_best_signal_is_chosen_and_all_texts_are_paid_for(backbone):
 
 
 def test_traces_of_all_ways_have_the_values_as_they_are(backbone):
-    settings = {"segment": 2, "samples": 3, "early": 1, "temperature": 1.0}
     for signal in ("net", "cumulative", "aligned"):
+        updates = 2 if signal == "aligned" else 1
+        settings = {"segment": 2, "samples": 3, "early": updates, "temperature": 1.0}
         found = {}
         for select in ("best", "sequential", "early"):
             config = LatentTrajectoryConfig(select=select, signal=signal, **settings)
-            # What is read of five tokens is four, two segments: early selection sees all of them.
+            # What is read of five tokens is four, two segments (of seven six): early selection sees all of them.
             found[select] = LatentTrajectory(config, backbone).answer(
-                PROMPTS, budget=Budget(tokens=5), generator=streams(3)
+                PROMPTS, budget=Budget(tokens=3 + 2 * updates), generator=streams(3)
             )
         for best, one_by_one, begun in zip(*found.values(), strict=True):
-            assert {name: len(values) for name, values in begun.signals.items()} == dict.fromkeys(best.signals, 3)
+            assert set(begun.signals) == set(best.signals) == set(one_by_one.signals)
             for name, values in best.signals.items():
                 np.testing.assert_allclose(values, begun.signals[name], rtol=1e-4, atol=1e-4)
+                if name.endswith("_so_far"):
+                    continue
+                assert len(values) == 3
                 assert values[0] == pytest.approx(one_by_one.signals[name][0], rel=1e-4, abs=1e-4, nan_ok=True)
             assert begun.samples == best.samples
             assert begun.text in begun.samples
             assert all(math.isnan(each) or each > 0 for each in begun.signals["cumulative"])
+
+
+@pytest.mark.parametrize("select", ["best", "sequential", "early"])
+def test_traces_have_the_path_of_the_text_that_was_chosen(backbone, select):
+    config = LatentTrajectoryConfig(segment=2, samples=3, early=7, select=select, temperature=1.0, threshold=-110.0)
+    lengths, places = set(), set()
+    given = {"prompts": PROMPTS * 4, "budget": Budget(tokens=12), "generator": streams(12)}
+    for trace in LatentTrajectory(config, backbone).answer(**given):
+        chosen = trace.samples.index(trace.text)
+        places.add(chosen)
+        for name in SIGNALS:
+            series = trace.signals[f"{name}_so_far"]
+            lengths.add(len(series))
+            last = series[-1] if series else math.nan
+            assert last == pytest.approx(trace.signals[name][chosen], rel=1e-5, nan_ok=True)
+        assert all(one <= other for one, other in itertools.pairwise(trace.signals["cumulative_so_far"]))
+        assert math.isnan((trace.signals["aligned_so_far"] or (math.nan,))[0])
+        np.testing.assert_equal(dict(Trace.from_json(trace.to_json()).signals), dict(trace.signals))
+    assert max(lengths) > 2
+    assert max(places) > 0, "what is first proves nothing"
+
+
+@pytest.mark.parametrize("select", ["best", "sequential", "early"])
+def test_rounding_decides_nothing(backbone, select, monkeypatch):
+    noise = torch.tensor([0.0, 1e-6, 3e-6, 2e-6])
+    for value in (-8.0, 0.7):
+        monkeypatch.setattr(
+            LatentTrajectory, "good", lambda self, signals, value=value: value + noise[-len(signals.net) :]
+        )
+        config = LatentTrajectoryConfig(segment=2, samples=4, early=2, select=select, temperature=1.0, threshold=value)
+        (trace,) = LatentTrajectory(config, backbone).answer(
+            PROMPTS[:1], budget=Budget(tokens=12), generator=streams(1)
+        )
+        assert len(trace.samples) == 4, "equal is not above"
+        if select != "sequential":
+            assert trace.text == trace.samples[0]
+
+
+def test_aligned_change_chooses_among_paths_that_may_bend(backbone):
+    config = LatentTrajectoryConfig(segment=2, signal="aligned", samples=6, temperature=1.0)
+    asked = [f"{row} + {row % 7} =" for row in range(10)] * 2
+    given = {"prompts": asked, "budget": Budget(tokens=12)}
+    traces = LatentTrajectory(config, backbone).answer(**given, generator=streams(len(asked)))
+    beside = 0
+    for trace in traces:
+        segments = [(int(tokens) - 1) // 2 for tokens in trace.signals["tokens"]]
+        if max(segments) > 2:
+            beside += 2 in segments
+            assert segments[trace.samples.index(trace.text)] > 2
+    assert beside > 2, "no text of two segments beside a longer one proves nothing"
 
 
 def test_the_threshold_of_the_cumulative_signal_has_a_minus(backbone):
@@ -356,6 +437,8 @@ def test_texts_that_end_with_their_first_token_have_no_path(backbone, select):
         assert trace.signals["tokens"] == (1.0, 1.0)
         assert all(math.isnan(value) for value in trace.signals["cumulative"])
         assert trace.cost.decoded_tokens == 2
+        likely = trace.signals["log_probability"]
+        assert select != "best" or trace.text == trace.samples[likely.index(max(likely))]
 
 
 def test_segments_suit_the_budget_where_nobody_chose_them(backbone):
@@ -367,6 +450,22 @@ def test_segments_suit_the_budget_where_nobody_chose_them(backbone):
         LatentTrajectory(LatentTrajectory.suited(plain, Budget(tokens=tokens)), backbone).check(Budget(tokens=tokens))
     with pytest.raises(ConfigError, match=r"no path[\s\S]*segment=32"):
         LatentTrajectory(plain, backbone).check(Budget(tokens=256))
+    straight = replace(plain, signal="aligned")
+    assert LatentTrajectory.suited(straight, Budget(tokens=1001)).segment == 125
+    for tokens in (4, 7, 8, 23, 24, 256, 1001, 1501):
+        LatentTrajectory(LatentTrajectory.suited(straight, Budget(tokens=tokens)), backbone).check(
+            Budget(tokens=tokens)
+        )
+    for config, tokens, match in (
+        (replace(plain, segment=1), 2, r"no two segments of 1 [\s\S]*--tokens 3 with segment=1"),
+        (plain, 2, r"no two segments of 500 [\s\S]*--tokens 3 with segment=1"),
+        (replace(straight, segment=1), 3, r"no three segments of 1 [\s\S]*--tokens 4 with segment=1"),
+        (straight, 1500, r"no three segments of 500 [\s\S]*segment=187, or use --tokens 1501"),
+    ):
+        with pytest.raises(ConfigError, match=match):
+            LatentTrajectory(config, backbone).check(Budget(tokens=tokens))
+    with pytest.raises(ConfigError, match=r"early=1 [\s\S]*aligned[\s\S]*early=2"):
+        replace(straight, early=1)
 
 
 def test_sequential_selection_stops_where_it_is_satisfied(backbone):
@@ -405,6 +504,18 @@ def drawn(good, correct, tokens=None, voted=None):
     tokens = torch.ones_like(correct, dtype=torch.int64) if tokens is None else torch.tensor(tokens)
     voted = correct.double().mean(1) > 0.5 if voted is None else torch.tensor(voted)
     return Drawn(good, correct, tokens, voted)
+
+
+def test_equal_but_for_rounding_is_equal():
+    nan = math.nan
+    good = [[1.0, 1 + 1e-6, 0.9], [-8 - 2e-5, -8.0, -9.0], [0.5, 0.6, 0.6], [nan, -1e9, nan], [nan, nan, nan]]
+    assert choose(torch.tensor(good)).tolist() == [0, 0, 1, 1, 0]
+    assert choose(torch.tensor([[0.0, 1e-8], [-2.0, -1.99]])).tolist() == [0, 1]
+    assert above(torch.tensor([-8.0 + 2e-5, -7.9, nan, -8.1]), -8.0).tolist() == [False, True, False, False]
+    assert not above(torch.tensor([1e30, nan]), math.inf).any()
+    nearly = drawn([[0.5, 0.5 + 1e-6]], [[True, False]], [[4, 6]])
+    assert early(nearly, 2).accuracy == 1
+    assert sequential(nearly, 0.5).tokens == 10
 
 
 def test_what_selection_gives_is_counted():
@@ -596,6 +707,17 @@ def test_what_length_explains_is_not_within_equal_lengths(measure):
     assert (found["within"], found["least_within"]) == (0.5, 0.5)
 
 
+@pytest.mark.parametrize("arm", ["trajectory", "log-probability", "length", "layers", "prompt", "shuffled", "random"])
+def test_areas_of_all_arms_are_of_the_texts_that_have_a_path(measure, arm, monkeypatch):
+    texts, seen = known(), []
+    missing = texts.tokens < 12  # the right ones, above all
+    texts = replace(texts, signals=texts.signals.masked_fill(missing.unsqueeze(-1), torch.nan))
+    monkeypatch.setattr(module, "area", lambda scores, correct: seen.append(scores.isnan()) or 0.5)
+    measure(arm, texts)
+    assert seen
+    assert all(torch.equal(each, missing) for each in seen if each.shape == missing.shape)
+
+
 def test_of_several_signals_the_best_lower_end_counts(measure):
     texts = known()
     better = texts.signals.clone()
@@ -671,7 +793,7 @@ def test_texts_do_not_depend_on_the_batch(written):
             torch.testing.assert_close(getattr(other, name), value, atol=1e-4, rtol=1e-3, equal_nan=True)
 
 
-@pytest.mark.parametrize("signal", ["net", "cumulative"])
+@pytest.mark.parametrize("signal", SIGNALS)
 def test_texts_are_scored_by_the_states_that_the_model_has(written, backbone, signal):
     texts, config = written(5, signal=signal)
     method = LatentTrajectory(config.method, backbone)
@@ -689,7 +811,7 @@ def test_texts_are_scored_by_the_states_that_the_model_has(written, backbone, si
         expected = {
             "prompts": spoken(asked, max(1, len(asked) // 3)),
             "signals": spoken(text, 2),
-            "early": spoken(text[:8], 2)[["net", "cumulative"].index(signal)],  # three updates are of four segments
+            "early": spoken(text[:8], 2)[SIGNALS.index(signal)],  # three updates are of four segments
         }
         if len(text):
             expected["layers"] = between_layers(text)

@@ -9,7 +9,7 @@ from torch import Tensor
 from latent.core.errors import ShapeError
 from latent.core.metrics.stats import area_under_curve
 
-__all__ = ["Drawn", "Outcome", "area", "area_within", "calibrate", "early", "interval", "sequential"]
+__all__ = ["Drawn", "Outcome", "above", "area", "area_within", "calibrate", "choose", "early", "interval", "sequential"]
 
 _QUANTILES = torch.arange(20, 100) / 100
 _FEW = 15  # wrong samples below which the median of all is the threshold
@@ -65,9 +65,32 @@ class Outcome:
     samples: float
 
 
+def choose(good: Tensor) -> Tensor:
+    """Return each question's best sample, of those that are equal but for rounding the first, int64 `(questions,)`.
+
+    Rounding differs between batches, and would decide what a question gets by what is beside it.
+
+    Args:
+        good: Signal, `(questions, samples)`; a sample without one (NaN) is chosen only where there is no other.
+    """
+    known = good.nan_to_num(nan=float("-inf"))
+    return _equal(known, known.amax(1, keepdim=True)).int().argmax(1)
+
+
+def above(good: Tensor, threshold: float) -> Tensor:
+    """Return which signals are above a threshold by more than rounding, bool `(...)`; where there is none, false."""
+    limit = good.new_tensor(threshold)
+    return (good > limit) & ~_equal(good, limit)
+
+
+def _equal(one: Tensor, other: Tensor) -> Tensor:
+    """Return which signals are equal but for rounding, bool `(...)`."""
+    return one.isclose(other, rtol=1e-4, atol=1e-6)
+
+
 def sequential(drawn: Drawn, threshold: float) -> Outcome:
-    """Return what it gives to take the first sample whose signal is above a threshold, and else the majority of all."""
-    accepted = drawn.good > threshold
+    """Return what it gives to take the first sample whose signal is `above` a threshold, and else the majority."""
+    accepted = above(drawn.good, threshold)
     some = accepted.any(1)
     first = torch.where(some, accepted.int().argmax(1), accepted.shape[1] - 1)
     right = torch.where(some, drawn.correct.gather(1, first.unsqueeze(1)).squeeze(1), drawn.voted)
@@ -76,13 +99,13 @@ def sequential(drawn: Drawn, threshold: float) -> Outcome:
 
 
 def early(drawn: Drawn, begun: int) -> Outcome:
-    """Return what it gives to begin all samples, and to go on with the one of the highest signal alone.
+    """Return what it gives to begin all samples, and to go on with the one to `choose` alone.
 
     Args:
         drawn: Samples with the signal that each has as far as it is begun; one without any is taken where all are.
         begun: Tokens of each that are written before one is chosen.
     """
-    best = drawn.good.nan_to_num(nan=float("-inf")).argmax(1, keepdim=True)
+    best = choose(drawn.good).unsqueeze(1)
     right, length = (value.gather(1, best).squeeze(1) for value in (drawn.correct, drawn.tokens))
     spent = drawn.tokens.clamp(max=begun).sum(1) + (length - begun).clamp(min=0)
     return Outcome(float(right.double().mean()), float(spent.double().mean()), float(drawn.good.shape[1]))

@@ -6,6 +6,9 @@ code),
 
     net change = norm(u) / (N - 1),    cumulative change = sum norm(v(n)),    aligned change = mean cos(v(n), u).
 
+With two segments the one update is the drift, whose cosine is 1 whatever was written: aligned change needs three. An
+update or drift of less than a millionth of the mean's length is what rounding leaves of none, and counts as 0.
+
 Of all states only a few sums are kept: the mean cosine is the product of the drift's unit vector with the mean of the
 updates' unit vectors, so these are summed before the drift is known.
 """
@@ -31,19 +34,20 @@ SIGNALS = ("net", "cumulative", "aligned")
 """Names of the three signals. High net and aligned change speak for a text, high cumulative change against it."""
 
 _TINY = 1e-12
+_ROUNDING = 1e-6  # ten times that of float32
 
 
 @dataclass(frozen=True, eq=False)
 class Signals:
-    """What the paths of several texts are like; NaN where a text has fewer than two segments.
+    """What the paths of several texts are like; NaN where a text has fewer than two segments, for `aligned` three.
 
     Attributes:
         net: Length of the drift for each update, float32 `(rows, layers)`.
         cumulative: Length of the path, float32 `(rows, layers)`.
         aligned: Mean cosine of updates and drift, float32 `(rows, layers)`.
         segments: Segments that count, int64 `(rows,)`.
-        series: Net change and cumulative change so far, each the mean over layers, after each update, float32
-            `(rows, updates, 2)`; NaN after a row's last.
+        series: The three signals so far, in the order of `SIGNALS`, each the mean over layers, after each update,
+            float32 `(rows, updates, 3)`; NaN after a row's last, and `aligned` after the first.
         layer_magnitude: Mean change from layer to layer of the mean state, divided by that from the first layer to the
             last, float32 `(rows,)`.
         layer_angle: The same for angles (both: Wang et al. 2024, as baselines of arXiv:2510.10494).
@@ -67,6 +71,11 @@ class Signals:
             raise ConfigError(f"There is no signal {name!r}.", hint=f"Use one of {', '.join(SIGNALS)}.")
         value: Tensor = getattr(self, name)
         return value.mean(1)
+
+    def so_far(self, row: int) -> dict[str, tuple[float, ...]]:
+        """Return a row's series by name of the signal, one number for each update."""
+        seen = self.series[row, : max(0, int(self.segments[row]) - 1)]
+        return {name: tuple(values) for name, values in zip(SIGNALS, seen.T.tolist(), strict=True)}
 
 
 class Path:
@@ -165,10 +174,9 @@ class _Sums:
         """End the segment of the chosen rows, bool `(rows,)`."""
         mean = self.running / self.count.clamp(min=1)[:, None, None]
         begins, goes_on = rows & (self.segments == 0), rows & (self.segments > 0)
-        update = mean - self.last
-        length = update.norm(dim=-1)
+        length, unit = _direction(mean, self.last)
         self.path += torch.where(goes_on[:, None], length, 0)
-        self.units += torch.where(goes_on[:, None, None], update / length.clamp(min=_TINY).unsqueeze(-1), 0)
+        self.units += torch.where(goes_on[:, None, None], unit, 0)
         self.first = torch.where(begins[:, None, None], mean, self.first)
         self.last = torch.where(rows[:, None, None], mean, self.last)
         self.segments = self.segments + rows
@@ -178,10 +186,9 @@ class _Sums:
             self._note(goes_on)
 
     def _note(self, rows: Tensor) -> None:
-        """Keep the net and the cumulative change so far at the place of each row's update."""
+        """Keep the signals so far at the place of each row's update."""
         updates = self.segments - 1
-        net = (self.last - self.first).norm(dim=-1) / updates.clamp(min=1).unsqueeze(1)
-        now = torch.stack([net.mean(1), self.path.mean(1)], 1)
+        now = torch.stack(self._so_far(), -1).mean(1)
         while len(self.series) < int(updates[rows].max()):
             self.series.append(torch.full_like(now, torch.nan))
         for place in updates[rows].unique().tolist():
@@ -192,24 +199,40 @@ class _Sums:
         values = {name: value[index] for name, value in vars(self).items() if name != "series"}
         return _Sums(**values, series=[each[index] for each in self.series])
 
-    def signals(self) -> Signals:
+    def _so_far(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return net, cumulative and aligned change, `(rows, layers)` each."""
         updates = (self.segments - 1).unsqueeze(1)
-        drift = self.last - self.first
-        length = drift.norm(dim=-1)
-        net = length / updates.clamp(min=1)
         # A path that comes back to where it began has no direction: its cosines are 0.
-        aligned = (self.units * drift).sum(-1) / length.clamp(min=_TINY) / updates.clamp(min=1)
-        one = updates < 1
+        length, unit = _direction(self.last, self.first)
+        net = length / updates.clamp(min=1)
+        aligned = (self.units * unit).sum(-1) / updates.clamp(min=1)
+        return (
+            net.masked_fill(updates < 1, torch.nan),
+            self.path.masked_fill(updates < 1, torch.nan),
+            aligned.masked_fill(updates < 2, torch.nan),
+        )
+
+    def signals(self) -> Signals:
+        net, cumulative, aligned = self._so_far()
         magnitude, angle = _between_layers(self.total / self.tokens.clamp(min=1)[:, None, None])
         return Signals(
-            net=net.masked_fill(one, torch.nan),
-            cumulative=self.path.masked_fill(one, torch.nan),
-            aligned=aligned.masked_fill(one, torch.nan),
+            net=net,
+            cumulative=cumulative,
+            aligned=aligned,
             segments=self.segments,
-            series=torch.stack(self.series, 1) if self.series else drift.new_zeros(len(drift), 0, 2),
+            series=torch.stack(self.series, 1) if self.series else net.new_zeros(len(net), 0, len(SIGNALS)),
             layer_magnitude=magnitude,
             layer_angle=angle,
         )
+
+
+def _direction(here: Tensor, there: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the length and the unit vector of the way from `there` to `here`; both are 0 where it is but rounding."""
+    way = here - there
+    length = way.norm(dim=-1)
+    length = torch.where(length > _ROUNDING * here.norm(dim=-1), length, 0)
+    unit = torch.where(length.unsqueeze(-1) > 0, way / length.clamp(min=_TINY).unsqueeze(-1), 0)
+    return length, unit
 
 
 def _between_layers(mean: Tensor) -> tuple[Tensor, Tensor]:

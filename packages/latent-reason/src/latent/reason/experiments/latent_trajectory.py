@@ -65,10 +65,6 @@ class Experiment:
                 hint="Use count=300 method.samples=5.",
             )
         check_language(self.backbone, self.problems)
-        if self.method.signal == "aligned":
-            raise ConfigError(
-                "Early selection is simulated with net or cumulative change.", hint="Use method.signal=cumulative."
-            )
 
 
 PRESETS: Mapping[str, Experiment] = {
@@ -207,9 +203,11 @@ def run_arm(arm: str, config: Experiment, context: ArmContext) -> ArmResult:
         return ArmResult({"tokens": 1.0, "accuracy": _share(texts.voted), "gain": 0.0})
     scores = _scores(arm, texts, context)
     chosen = 0 if arm not in ("trajectory", "prompt", "shuffled") else SIGNALS.index(config.method.signal)
-    measures = _measures(scores, chosen, texts, config, context)
+    # A short text has no path: it is left out of the areas of all arms, which are of the same texts then.
+    compared = [score.masked_fill(texts.signals[:, :, 1].isnan(), torch.nan) for score in scores]
+    measures = _areas(compared, chosen, texts, config, context) | _selected(scores[chosen], texts, context)
     if arm in ("trajectory", "prompt", "shuffled"):
-        measures |= {name: area(scores[place], texts.correct) for place, name in enumerate(SIGNALS)}
+        measures |= {name: area(compared[place], texts.correct) for place, name in enumerate(SIGNALS)}
     if arm == "trajectory":
         outcome = early(Drawn(texts.early, texts.correct, texts.tokens, texts.voted), config.method.begun)
         measures |= {
@@ -222,7 +220,9 @@ def run_arm(arm: str, config: Experiment, context: ArmContext) -> ArmResult:
         measures |= {"lengthening": path / written[1] - 1, "directness": (drawn if arm == "shuffled" else written)[2]}
     # Where all texts are right, or all wrong, there is nothing to tell apart.
     measures = {name: _CHANCE.get(name, 0.0) if math.isnan(value) else value for name, value in measures.items()}
-    arrays = {"interval": torch.tensor(_interval(scores[chosen], texts, config, context, within=False)).nan_to_num(0.5)}
+    arrays = {
+        "interval": torch.tensor(_interval(compared[chosen], texts, config, context, within=False)).nan_to_num(0.5)
+    }
     return ArmResult(measures, arrays)
 
 
@@ -241,29 +241,31 @@ def _scores(arm: str, texts: Texts, context: ArmContext) -> list[Tensor]:
     return list(stacked.unbind(-1))
 
 
-def _measures(
+def _areas(
     scores: list[Tensor], chosen: int, texts: Texts, config: Experiment, context: ArmContext
 ) -> dict[str, float]:
-    least = [_interval(each, texts, config, context, within=True)[0] for each in scores]
+    """Return how well scores tell right texts from wrong ones."""
+    return {
+        "area": area(scores[chosen], texts.correct),
+        "within": area_within(scores[chosen], texts.correct, texts.tokens),
+        "least_within": max(_interval(each, texts, config, context, within=True)[0] for each in scores),
+    }
+
+
+def _selected(score: Tensor, texts: Texts, context: ArmContext) -> dict[str, float]:
+    """Return what sequential selection gives on the puzzles that its threshold was not calibrated on."""
     outcomes = []
     for split in range(_SPLITS):
         order = torch.randperm(len(texts.voted), generator=generator(context.seed, "split", split))
         count = max(1, round(_CALIBRATED * len(order)))
-        drawn = Drawn(scores[chosen], texts.correct, texts.tokens, texts.voted)
+        drawn = Drawn(score, texts.correct, texts.tokens, texts.voted)
         threshold = calibrate(drawn.of(order[:count]))
         rest = drawn.of(order[count:])
         outcome = sequential(rest, threshold)
         all_tokens = float(rest.tokens.sum(1).double().mean())
         outcomes.append((outcome.tokens / all_tokens, outcome.accuracy, outcome.accuracy - _share(rest.voted)))
     tokens, accuracy, gain = (fmean(values) for values in zip(*outcomes, strict=True))
-    return {
-        "area": area(scores[chosen], texts.correct),
-        "within": area_within(scores[chosen], texts.correct, texts.tokens),
-        "least_within": max(least),
-        "tokens": tokens,
-        "accuracy": accuracy,
-        "gain": gain,
-    }
+    return {"tokens": tokens, "accuracy": accuracy, "gain": gain}
 
 
 def _interval(
@@ -361,9 +363,10 @@ def _so_far(series: Tensor, config: Experiment) -> Tensor:
     A text that ended before keeps the last one that it had; NaN where it had none.
     """
     name = config.method.signal
-    seen = series[:, : config.method.early, 1 if name == "cumulative" else 0]
-    place = (~seen.isnan()).sum(1, keepdim=True)
-    last = torch.cat([seen.new_full((len(seen), 1), torch.nan), seen], 1).gather(1, place).squeeze(1)
+    seen = series[:, : config.method.early, SIGNALS.index(name)]
+    seen = torch.cat([seen.new_full((len(seen), 1), torch.nan), seen], 1)
+    places = torch.arange(seen.shape[1], device=seen.device)
+    last = seen.gather(1, torch.where(seen.isnan(), 0, places).amax(1, keepdim=True)).squeeze(1)
     return -last if name == "cumulative" else last
 
 

@@ -7,8 +7,11 @@ equations) says something about whether its answer is right. Of several samples 
 - `sequential`: one after the other is written; the first with a signal above the threshold counts, and if there is
   none, the answer of most;
 - `early`: all are begun, and after some segments all but the one that looks best are given up.
+
+Of signals that are equal but for rounding the first counts, so that a prompt's answer does not depend on its batch.
 """
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
@@ -20,7 +23,7 @@ from latent.core.config import setting
 from latent.core.errors import ConfigError
 from latent.reason.baselines.written import vote
 from latent.reason.reasoner import Drawing, Reasoner, rendered, texts_of
-from latent.reason.selection import Drawn, calibrate
+from latent.reason.selection import Drawn, above, calibrate, choose
 from latent.reason.trace import Budget, Cost, Trace
 from latent.reason.trajectory import SIGNALS, Signals, TrajectoryRecorder
 
@@ -60,7 +63,17 @@ class LatentTrajectoryConfig(Drawing):
                 f"temperature={self.temperature} above 0.",
                 hint="The defaults are segment=500 early=4 samples=5 temperature=0.8.",
             )
+        if self.early + 1 < self.least_segments:
+            raise ConfigError(
+                f"After early={self.early} update there is no signal={self.signal}: it needs two.",
+                hint="Use early=2 or more; the default is 4.",
+            )
         _ = self.sampling  # refuses what is out of range
+
+    @property
+    def least_segments(self) -> int:
+        """Segments that a text must have for the signal that chooses."""
+        return 3 if self.signal == "aligned" else 2
 
     @property
     def begun(self) -> int:
@@ -93,24 +106,32 @@ class LatentTrajectory(Reasoner):
     """Writes several texts and chooses one by the path of its states.
 
     A trace has the `signals` `net`, `cumulative` and `aligned` of each text as they are (the least `cumulative` is the
-    best), and its `log_probability` and `tokens`, with the texts in `samples`. Early selection knows these of the
-    beginnings; in `samples` the one that it goes on with is whole.
+    best), and its `log_probability` and `tokens`, with the texts in `samples`; and of the text that was chosen
+    `net_so_far`, `cumulative_so_far` and `aligned_so_far`, one number for each update. Early selection knows all these
+    of the beginnings; in `samples` the one that it goes on with is whole.
     """
 
     Config: ClassVar[type] = LatentTrajectoryConfig
 
     def check(self, budget: Budget) -> None:
         """Refuse texts that are too short for a path."""
-        if budget.tokens <= 2 * self.config.segment:
-            raise ConfigError(
-                f"Texts of {budget.tokens} tokens have no two segments of {self.config.segment}: there is no path.",
-                hint=f"Set segment={_segment(budget)}, or allow more tokens.",
-            )
+        count, segment = self.config.least_segments, self.config.segment
+        if budget.tokens > count * segment:
+            return
+        hint = f"Set segment={_segment(budget)}, or use --tokens {count * segment + 1}."
+        if budget.tokens <= count:
+            hint = f"Use --tokens {count + 1} with segment=1."
+        raise ConfigError(
+            f"Texts of {budget.tokens} tokens have no {'three' if count == 3 else 'two'} segments of {segment} and a "
+            f"token that nothing has read yet: there is no path for signal={self.config.signal}.",
+            hint=hint,
+        )
 
     @classmethod
     def suited(cls, config: LatentTrajectoryConfig, budget: Budget) -> LatentTrajectoryConfig:
         """Return settings whose segments are short enough for a path."""
-        return config if budget.tokens > 2 * config.segment else replace(config, segment=_segment(budget))
+        enough = budget.tokens > config.least_segments * config.segment
+        return config if enough else replace(config, segment=_segment(budget))
 
     @property
     def heeds(self) -> tuple[str, ...]:
@@ -167,16 +188,16 @@ class LatentTrajectory(Reasoner):
     ) -> list[Trace]:
         rows = _each(generators, copies)
         found = self.sample(memory.fork(copies), tokens=budget.tokens, generators=rows)
-        good = self.good(found.signals)
+        good, likely = (value.view(-1, copies) for value in (self.good(found.signals), found.log_probs))
+        # Texts that are too short for a signal come last; where all are, the likeliest is chosen.
+        chosen = choose(torch.where(good.isnan().all(1, keepdim=True), likely, good)).tolist()
         traces = []
         for row, prompt in enumerate(prompts):
             mine = list(range(row * copies, (row + 1) * copies))
-            # Texts that are too short for a signal come last; among them the likeliest wins.
-            best = max(mine, key=lambda each: (not good[each].isnan(), float(good[each].nan_to_num()),
-                                               float(found.log_probs[each])))  # fmt: skip
+            best = mine[chosen[row]]
             cost = sum((found.costs[each] for each in mine), Cost.of(memory.ledger)[row])
             cut = self.is_cut(found.rollout.sequences[best], budget)
-            traces.append(self._trace(prompt, found, mine, found.texts[best], cost, cut=cut))
+            traces.append(self._trace(prompt, found, mine, best, cost, cut=cut))
         return traces
 
     def _sequential(
@@ -190,10 +211,11 @@ class LatentTrajectory(Reasoner):
             rows = None if generators is None else [generators[row] for row in left]
             found = self.sample(memory.select(left), tokens=budget.tokens, generators=rows)
             good = self.good(found.signals)
+            fine = above(good, math.inf if self.config.threshold is None else self.config.threshold).tolist()
             for place, row in enumerate(left):
                 known[row].append((found, place))
                 costs[row] += found.costs[place]
-                if self.config.threshold is not None and float(good[place]) > self.config.threshold:
+                if fine[place]:
                     accepted[row] = len(known[row]) - 1
             left = [row for row in left if row not in accepted]
             if not left:
@@ -206,6 +228,7 @@ class LatentTrajectory(Reasoner):
             cut = self.is_cut(found.rollout.sequences[place], budget)
             signals = [self._numbers(*each) for each in known[row]]
             joined = {name: tuple(value for each in signals for value in each[name]) for name in signals[0]}
+            joined |= _so_far(found, place)
             traces.append(self.trace(prompt, texts[chosen], costs[row], signals=joined, samples=tuple(texts), cut=cut))
         return traces
 
@@ -217,7 +240,7 @@ class LatentTrajectory(Reasoner):
         first = self.sample(memory.fork(copies), tokens=begun, generators=rows)
         good = self.good(first.signals).view(-1, copies)
         # Texts that ended before they had a signal are chosen only where there is no other.
-        best = good.nan_to_num(nan=float("-inf")).argmax(1) + copies * torch.arange(len(prompts), device=good.device)
+        best = choose(good) + copies * torch.arange(len(prompts), device=good.device)
         costs = [sum(first.costs[row * copies : (row + 1) * copies], read)
                  for row, read in enumerate(Cost.of(memory.ledger))]  # fmt: skip
         written = [first.rollout.sequences[each] for each in best.tolist()]
@@ -241,7 +264,7 @@ class LatentTrajectory(Reasoner):
                 prompt,
                 first,
                 list(range(row * copies, (row + 1) * copies)),
-                texts[int(best[row])],
+                int(best[row]),
                 costs[row],
                 cut=self.is_cut(written[row], budget),
             )
@@ -263,9 +286,14 @@ class LatentTrajectory(Reasoner):
         values |= {"log_probability": found.log_probs, "tokens": found.lengths.float()}
         return {name: tuple(value[list(rows)].tolist()) for name, value in values.items()}
 
-    def _trace(self, prompt: str, found: Sampled, rows: list[int], text: str, cost: Cost, **others: Any) -> Trace:
+    def _trace(self, prompt: str, found: Sampled, rows: list[int], chosen: int, cost: Cost, **others: Any) -> Trace:
         samples = tuple(found.texts[row] for row in rows)
-        return self.trace(prompt, text, cost, signals=self._numbers(found, *rows), samples=samples, **others)
+        signals = self._numbers(found, *rows) | _so_far(found, chosen)
+        return self.trace(prompt, found.texts[chosen], cost, signals=signals, samples=samples, **others)
+
+
+def _so_far(found: Sampled, row: int) -> dict[str, tuple[float, ...]]:
+    return {f"{name}_so_far": values for name, values in found.signals.so_far(row).items()}
 
 
 def _segment(budget: Budget) -> int:
