@@ -129,7 +129,7 @@ def test_positions_beyond_what_a_model_was_made_for_are_told_once(backbone, tmp_
     for number, team in enumerate(teams):
         answer_all(f"team {number}", team, PROMPTS, tmp_path / f"{number}.jsonl", SETTINGS, progress=told)
     assert told.said == [
-        "team 0: positions go up to 137, and random was made for 128: what it writes beyond them may be nonsense."
+        "team 0: positions go up to 137, beyond the 128 that random was made for: what it writes may be nonsense."
     ]
 
 

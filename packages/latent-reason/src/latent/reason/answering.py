@@ -94,7 +94,7 @@ def answer_all(
         _grade_anew(path, _key(known), traces, problems)
         left = [index for index in range(len(prompts)) if index not in traces]
         size, alone, began, tokens = settings.batch, 0, time.perf_counter(), 0
-        made_for = _positions(reasoner.backbone)
+        warned = ""
 
         def tell(made: int = 0) -> None:
             shown.update(name, len(prompts) - len(left), len(prompts), _rate(tokens + made, began))
@@ -109,12 +109,10 @@ def answer_all(
             rows = left[: 1 if alone else size]
             with _Watch(reasoner.backbone.model, tell) as watch:
                 done = _answered(reasoner, prompts, rows, settings)
-            if made_for is not None and watch.furthest >= made_for:
+            if not warned and (warned := watch.beyond(_positions(reasoner.backbone))):
                 shown.message(
-                    f"{name}: positions go up to {watch.furthest + 1}, and {reasoner.backbone.name} was made for "
-                    f"{made_for}: what it writes beyond them may be nonsense."
+                    f"{name}: {warned} that {reasoner.backbone.name} was made for: what it writes may be nonsense."
                 )
-                made_for = None  # once is enough
             alone = max(0, alone - 1)
             if isinstance(done, _TooLong) and len(rows) > 1:
                 alone = len(rows)  # one of these
@@ -207,6 +205,12 @@ class _Watch:
         self._hook.remove()
         if self._positions:
             self.furthest = int(torch.stack(self._positions).max())
+
+    def beyond(self, positions: int | None) -> str:
+        """Return in words that it went beyond so many positions; empty if it did not."""
+        if positions is None or self.furthest < positions:
+            return ""
+        return f"positions go up to {self.furthest + 1}, beyond the {positions}"
 
     def _see(self, module: Any, args: Any, given: Mapping[str, Any]) -> None:
         positions = given.get("position_ids")

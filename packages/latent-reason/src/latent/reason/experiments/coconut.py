@@ -99,8 +99,8 @@ PRESETS: Mapping[str, Experiment] = {
     "smoke": Experiment(width=32, examples=500, tests=64, rows=16, written=20, updates=5, last=10),
     "cpu": Experiment(),
     "gpu": Experiment(
-        problems="prosqa", width=800, layers=4, spread=0.03, examples=20_000, tests=500, rows=128, written=800,
-        updates=110, last=400, most=6, tokens=96, training=CoconutTraining(learning_rate=5e-4, warmup=100),
+        problems="prosqa", width=800, layers=4, spread=0.03, examples=20_000, tests=500, rows=128, written=600,
+        updates=110, last=300, most=6, tokens=96, training=CoconutTraining(learning_rate=5e-4, warmup=100),
     ),
     "paper": Experiment(
         problems="prosqa", width=768, layers=12, spread=0.02, examples=17_886, tests=500, rows=128, written=700,
