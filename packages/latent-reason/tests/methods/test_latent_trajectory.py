@@ -9,24 +9,22 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import roc_auc_score
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import GPT2Config, GPT2LMHeadModel, Qwen2Config, Qwen2ForCausalLM
 
 from latent.core.activations import capture
 from latent.core.activations.decode import Sampling, decode, prefill
-from latent.core.errors import ConfigError, LatentError, ShapeError
+from latent.core.errors import ConfigError, LatentError
 from latent.core.language import Backbone
 from latent.core.language.training import small_llama, word_tokenizer
 from latent.core.run.context import ArmContext
 from latent.core.run.seed import generator, isolated
 from latent.reason.data import Problem, Problems
-from latent.reason.data.countdown import WORDS as SEARCH_WORDS
-from latent.reason.data.countdown import CountdownModel, SearchTexts, countdown, search_of, solution
+from latent.reason.data.countdown import CountdownModel
 from latent.reason.experiments import latent_trajectory as module
 from latent.reason.methods.latent_trajectory import LatentTrajectory, LatentTrajectoryConfig
-from latent.reason.selection import Drawn, above, area, area_within, calibrate, choose, early, interval, sequential
+from latent.reason.selection import calibrate, sequential
 from latent.reason.trace import Budget, Trace
 from latent.reason.trajectory import SIGNALS, Path, TrajectoryRecorder, path_over, segment_means, segments_of
 
@@ -497,163 +495,6 @@ def test_early_selection_goes_on_with_the_one_it_chose(backbone):
     assert [t.text for t in one.answer(**given, generator=streams(3))] == [
         t.text for t in plain.answer(**given, generator=streams(3))
     ]
-
-
-def drawn(good, correct, tokens=None, voted=None):
-    good, correct = torch.tensor(good), torch.tensor(correct)
-    tokens = torch.ones_like(correct, dtype=torch.int64) if tokens is None else torch.tensor(tokens)
-    voted = correct.double().mean(1) > 0.5 if voted is None else torch.tensor(voted)
-    return Drawn(good, correct, tokens, voted)
-
-
-def test_equal_but_for_rounding_is_equal():
-    nan = math.nan
-    good = [[1.0, 1 + 1e-6, 0.9], [-8 - 2e-5, -8.0, -9.0], [0.5, 0.6, 0.6], [nan, -1e9, nan], [nan, nan, nan]]
-    assert choose(torch.tensor(good)).tolist() == [0, 0, 1, 1, 0]
-    assert choose(torch.tensor([[0.0, 1e-8], [-2.0, -1.99]])).tolist() == [0, 1]
-    assert above(torch.tensor([-8.0 + 2e-5, -7.9, nan, -8.1]), -8.0).tolist() == [False, True, False, False]
-    assert not above(torch.tensor([1e30, nan]), math.inf).any()
-    nearly = drawn([[0.5, 0.5 + 1e-6]], [[True, False]], [[4, 6]])
-    assert early(nearly, 2).accuracy == 1
-    assert sequential(nearly, 0.5).tokens == 10
-
-
-def test_what_selection_gives_is_counted():
-    some = drawn(
-        [[0.1, 0.9, 0.2], [0.1, 0.2, 0.3]],
-        [[False, True, False], [True, True, False]],
-        [[5, 7, 9], [1, 2, 3]],
-        [False, True],
-    )
-    outcome = sequential(some, 0.5)
-    assert (outcome.accuracy, outcome.tokens, outcome.samples) == (1.0, (12 + 6) / 2, 2.5)
-    assert sequential(some, 0.0).accuracy == 0.5
-    assert sequential(some, 1.0).tokens == (21 + 6) / 2
-    nothing = drawn([[float("nan"), 0.9]], [[False, True]])
-    assert sequential(nothing, 0.5).samples == 2
-    with pytest.raises(ShapeError, match="questions samples"):
-        drawn([[0.1, 0.2]], [[True]])
-
-
-def test_a_threshold_is_found_where_right_and_wrong_part():
-    random = torch.Generator().manual_seed(0)
-    correct = torch.rand(200, 5, generator=random) < 0.5
-    good = torch.randn(200, 5, generator=random) + 4 * correct
-    some = Drawn(good, correct, torch.ones(200, 5, dtype=torch.int64), correct.sum(1) > 2)
-    threshold = calibrate(some)
-    assert 0.5 < threshold < 3
-    assert sequential(some, threshold).accuracy > 0.9
-
-
-def test_a_threshold_is_the_median_of_the_best_two_and_of_all_where_few_are_wrong():
-    # Percentiles of the wrong signals 0 to 100 are whole numbers. The vote is right where the signal is 50, so that 50
-    # and more are good thresholds; so are those below 51.5, where a right sample has its signal: 50 and 51.
-    values = [*range(101), 51.5]
-    some = drawn(
-        [[float(value)] for value in values],
-        [[value == 51.5] for value in values],
-        voted=[value == 50 for value in values],
-    )
-    assert sequential(some, 50).accuracy > max(sequential(some, each).accuracy for each in (49, 52))
-    assert calibrate(some) == pytest.approx(50.5, abs=1e-3)
-    assert calibrate(drawn([[1.0, 5.0, 3.0]], [[True, False, True]])) == 3.0, "one wrong sample: the median of all"
-    assert calibrate(drawn([[float("nan")]], [[True]])) == 0.0
-
-
-def test_early_selection_pays_for_what_is_begun():
-    some = drawn(
-        [[0.1, 0.9, 0.2], [float("nan"), -5.0, float("nan")], [float("nan")] * 3],
-        [[False, True, False], [True, False, True], [True, False, False]],
-        [[5, 20, 30], [2, 12, 3], [1, 2, 1]],
-        [False, True, True],
-    )
-    outcome = early(some, 10)
-    assert outcome.accuracy == pytest.approx(2 / 3)
-    assert outcome.tokens == pytest.approx(((5 + 20 + 10) + (2 + 12 + 3) + 4) / 3)
-    assert outcome.samples == 3
-
-
-def test_areas_are_scikit_learns_and_groups_take_away_what_they_explain():
-    random = torch.Generator().manual_seed(1)
-    groups = torch.randint(4, (400,), generator=random)
-    correct = torch.rand(400, generator=random) < (groups + 1) / 6
-    good = groups + 0.1 * torch.randn(400, generator=random)
-    assert area(good, correct) == pytest.approx(roc_auc_score(correct, good), abs=1e-6)
-    assert area(good, correct) > 0.65
-    assert abs(area_within(good, correct, groups) - 0.5) < 0.08
-    better = good + correct
-    assert area_within(better, correct, groups) > 0.95
-    assert math.isnan(area(good, torch.ones(400, dtype=torch.bool)))
-    missing = good.clone()
-    missing[:50] = torch.nan
-    assert area(missing, correct) == pytest.approx(roc_auc_score(correct[50:], good[50:]), abs=1e-6)
-    low, high = interval(lambda some: float(good[some].mean()), 400, generator=random)
-    assert low < float(good.mean()) < high
-    assert high - low < 0.4
-
-
-# Searches -------------------------------------------------------------------------------------------------------------
-
-
-def test_searches_are_right_and_graded():
-    problems = countdown(40, seed=0)
-    ended = 0
-    for index, problem in enumerate(problems.items):
-        numbers = list(map(int, problem.question.partition(":")[2].rstrip(" >").split()))
-        search = search_of(numbers, int(problem.answer), tries=9, random=torch.Generator().manual_seed(index))
-        assert all(eval(step.replace("=", "==")) for step in _steps(search))
-        if search.endswith("yes"):
-            ended += 1
-            assert problems.correct(problem, solution(search))
-            assert (
-                not problems.correct(problems.items[index - 1], solution(search))
-                or problem == problems.items[index - 1]
-            )
-    assert ended > 30
-    wrong = replace(problems.items[0], question="12 : 3 4 5 >", answer="12")
-    for given, right in {
-        "(3 + 4) + 5": True, "5 + (3 + 4)": True, "(3 * 4) * 5": False, "(3 + 4) + 4": False, "3 * 4": False,
-        "": False, "3 + (4 + 5) + 0": False,
-    }.items():  # fmt: skip
-        assert problems.correct(wrong, given) is right, given
-    assert solution("3 + 8 = 11 , 11 + 5 = 16 no ; none") == ""
-    assert solution("3 + 8 = 11 , 11 + 5 = 16 yes") == "(3 + 8) + 5"
-
-
-def test_puzzles_are_all_there_and_no_more():
-    everything = countdown(1070, seed=1).items
-    assert len({each.question for each in everything}) == 1070
-    with pytest.raises(ConfigError, match=r"1071 puzzles[\s\S]*only 1070[\s\S]*count=1070"):
-        countdown(1071, seed=1)
-    assert countdown(40, seed=1).items == everything[:40]
-    assert all(preset.problems or preset.count <= 1070 for preset in module.PRESETS.values())
-
-
-def _steps(search):
-    return [" ".join(part.split()[:5]) for half in search.split(" ; ") for part in half.split(" , ") if "=" in part]
-
-
-def test_no_puzzle_to_test_with_is_trained_on_in_any_order():
-    def told(goal, *numbers):
-        return (int(goal), *sorted(map(int, numbers)))
-
-    unseen = {told(*each.question.replace(":", "").replace(">", "").split()) for each in countdown(100, seed=3).items}
-    source = SearchTexts(2000, 500, 2)
-    rows = [row for step in range(4) for row in source.batch(step, seed=3, device=torch.device("cpu"))["input_ids"]]
-    seen = {told(*(SEARCH_WORDS[int(row[place]) - 3] for place in (0, 2, 3, 4))) for row in rows}
-    assert len(seen) > 300
-    assert not seen & unseen
-
-
-def test_batches_are_functions_of_seed_and_step_and_count_the_search_alone():
-    source = SearchTexts(50, 4, 3)
-    one, again, other = (source.batch(step, seed=1, device=torch.device("cpu")) for step in (0, 0, 1))
-    assert all(torch.equal(one[name], again[name]) for name in one)
-    assert one["input_ids"].shape != other["input_ids"].shape or not torch.equal(one["input_ids"], other["input_ids"])
-    counted = one["labels"] >= 0
-    assert torch.equal(one["labels"][counted], one["input_ids"][counted])
-    assert not counted[:, :6].any()
-    assert (one["labels"] == 2).sum() == 4
 
 
 # Arms -----------------------------------------------------------------------------------------------------------------

@@ -214,7 +214,7 @@ class _Watch:
 
     def _see(self, module: Any, args: Any, given: Mapping[str, Any]) -> None:
         positions = given.get("position_ids")
-        if positions is None:
+        if positions is None or not positions.numel():
             return
         # They stay on the device, which to look at in each pass would be to wait for.
         self._positions.append(positions.max())
